@@ -1,0 +1,89 @@
+# Two commands: `make demo` and `make test`. Everything they need is built here, from locks, once.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# A shell that exports PYTHONDONTWRITEBYTECODE makes every Airflow start three times slower.
+unexport PYTHONDONTWRITEBYTECODE
+# A caller's own Python paths or Airflow must not leak in.
+unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
+export UV_PYTHON_DOWNLOADS := never
+export UV_LINK_MODE := copy
+
+HOST_PYTHON := $(shell for p in python3.12 python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 \
+	&& "$$p" -c 'import sys; print(sys.executable)' && break; done)
+UV := .tools/bin/uv
+PYTHON := .venv/bin/python
+ML_PYTHON := .venv-ml/bin/python
+MANIFEST := include/dbt/target/manifest.json
+DBT_SOURCES := $(shell find include/dbt -name target -prune -o -name logs -prune -o -type f \
+	\( -name '*.sql' -o -name '*.yml' \) -print)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup demo up down test test-fast lint format lock bench clean
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+$(UV): requirements/uv.txt
+	@test -n "$(HOST_PYTHON)" || { echo "make: Python 3.11 or 3.12 is needed and none was found on PATH." >&2; exit 2; }
+	@echo "==> installing uv (once)"
+	@"$(HOST_PYTHON)" -m venv --clear .tools || { echo "make: this Python has no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/uv.txt
+	@touch $(UV)
+
+.venv/.airflow: requirements/airflow.txt | $(UV)
+	@echo "==> building Airflow's environment (.venv): Airflow, Cosmos, dbt, the providers, the emulator"
+	@test -x $(PYTHON) || $(UV) venv --quiet --python "$(HOST_PYTHON)" .venv
+	@$(UV) pip install --quiet --python $(PYTHON) --compile-bytecode --require-hashes -r requirements/airflow.txt
+	@touch $@
+
+.venv/.dev: requirements/dev.txt .venv/.airflow
+	@echo "==> adding what tests and linters need"
+	@$(UV) pip install --quiet --python $(PYTHON) --compile-bytecode --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv-ml/.ml: requirements/ml.txt | $(UV)
+	@echo "==> building the ML environment (.venv-ml): TensorFlow, Keras, RecList, the SageMaker SDK"
+	@test -x $(ML_PYTHON) || $(UV) venv --quiet --python "$(HOST_PYTHON)" .venv-ml
+	@$(UV) pip install --quiet --python $(ML_PYTHON) --compile-bytecode --no-deps --require-hashes -r requirements/ml.txt
+	@touch $@
+
+$(MANIFEST): $(DBT_SOURCES) .venv/.airflow
+	@echo "==> parsing the dbt project"
+	@$(PYTHON) -m include.local.dbt_manifest
+
+setup: .venv/.airflow .venv-ml/.ml $(MANIFEST) ## Build both environments and the dbt manifest
+
+demo: setup ## The whole pipeline on a laptop, ending with recommendations (DATA=folder for your own data)
+	@$(PYTHON) -m include.local.demo $(if $(DATA),--data "$(DATA)")
+
+up: setup ## Keep Airflow (with its web UI) and the local emulator running
+	@$(PYTHON) -m include.local.stack up
+
+down: ## Stop exactly what `make up` started
+	@test ! -x $(PYTHON) || $(PYTHON) -m include.local.stack down
+
+test: setup .venv/.dev ## All tests
+	@$(ML_PYTHON) -m pytest tests/ml
+	@$(PYTHON) -m pytest --ignore tests/ml
+
+lint: setup .venv/.dev ## ruff, mypy and sqlfluff (both dialects)
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@cd include/dbt && ../../.venv/bin/sqlfluff lint models tests --dialect duckdb
+	@cd include/dbt && ../../.venv/bin/sqlfluff lint models tests --dialect snowflake
+
+format: .venv/.dev ## Format the code
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+lock: | $(UV) ## Resolve every environment anew
+	@$(COMPILE) requirements/airflow.in -o requirements/airflow.txt
+	@$(COMPILE) -c requirements/airflow.txt requirements/dev.in -o requirements/dev.txt
+	@$(COMPILE) --override requirements/ml.overrides requirements/ml.in -o requirements/ml.txt
+
+clean: down ## Remove environments and everything built
+	@rm -rf .venv .venv-ml .tools build include/dbt/target include/dbt/logs

@@ -1,0 +1,72 @@
+"""Lands raw shopping events in the warehouse.
+
+**What.** Lands raw shopping events (Coveo SIGIR eCom 2021 schema) in the append-only raw log of the
+warehouse. The same files twice are a no-op; rows that do not parse go to `raw.rejected_events` with
+file, line and reason; a load with too many of them lands nothing.
+
+**Needs.** The warehouse connection, and a folder with `browsing.csv[.gz]` (or `browsing_train.csv[.gz]`)
+and, if there is one, `sku_to_content.csv[.gz]`.
+
+**Cost.** One connection to the warehouse; on Snowflake one X-Small warehouse for the time of the copy.
+
+**Triage.** *Bad input*: the message names the file, the line and what to do; nothing was landed, mend the
+file and trigger again. *Warehouse locked*: another process holds the DuckDB file; the retry waits for it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from airflow.sdk import Asset, Param, dag
+from include.operators.load_events import LoadEventsOperator
+
+from include.settings import get_settings
+from include.transform import WAREHOUSE_POOL
+
+RAW_EVENTS = Asset("raw_shopping_events")
+
+
+@dag(
+    schedule=None,
+    start_date=datetime(2024, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    tags=["load", "post-modern-stack"],
+    doc_md=__doc__,
+    render_template_as_native_obj=True,
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=20)},
+    params={
+        "source": Param(
+            "build/data/shop",
+            type="string",
+            minLength=1,
+            maxLength=1024,
+            title="Source folder",
+            description="Folder with browsing.csv[.gz] and, optionally, sku_to_content.csv[.gz]. "
+            "A relative path is relative to the project.",
+        ),
+        "max_sessions": Param(
+            None,
+            type=["null", "integer"],
+            minimum=100,
+            maximum=100_000_000,
+            title="Sessions at most",
+            description="For a first try: land only the first N sessions by time, whole ones. Empty for all.",
+        ),
+    },
+)
+def load_shopping_events() -> None:
+    """Wires the one step of the load."""
+    settings = get_settings()
+    LoadEventsOperator(
+        task_id="load_events",
+        source="{{ params.source }}",
+        tenant=settings.tenant,
+        max_sessions="{{ params.max_sessions }}",
+        max_reject_share=settings.max_reject_share,
+        outlets=[RAW_EVENTS],
+        pool=WAREHOUSE_POOL,
+    )
+
+
+load_shopping_events()

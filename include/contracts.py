@@ -1,0 +1,159 @@
+"""Frozen types that travel between rooms.
+
+Every one of them is a *claim check*: ids, URIs, hashes and counts, small enough for XCom and made of
+JSON types alone. The goods stay in the warehouse or on S3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PipelineError(Exception):
+    """Base of the errors that a retry cannot mend; the message says what to do."""
+
+
+class BadInputError(PipelineError):
+    """The data handed in cannot be used as it is."""
+
+
+class SettingsError(PipelineError):
+    """A setting, connection or Param is wrong or missing."""
+
+
+class Contract(BaseModel):
+    """Immutable, strict base: unknown fields are an error, so rooms cannot drift apart unnoticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_xcom(self) -> dict[str, object]:
+        """Returns the JSON-ready dictionary that goes through XCom."""
+        return self.model_dump(mode="json")
+
+
+class LoadReport(Contract):
+    """What one load landed in the raw log.
+
+    Attributes:
+        etl_id: Derives from tenant and file content; the same file twice has the same id.
+        first_event_date: ISO date (UTC) of the earliest landed event.
+        last_event_date: ISO date (UTC) of the latest landed event.
+        rejected_by_reason: Reject reason to row count.
+        already_loaded: True where this content had landed before and nothing was written.
+    """
+
+    etl_id: str
+    tenant: str
+    source: str
+    first_event_date: str
+    last_event_date: str
+    events_read: int = Field(ge=0)
+    events_landed: int = Field(ge=0)
+    events_rejected: int = Field(ge=0)
+    rejected_by_reason: dict[str, int] = Field(default_factory=dict)
+    products_landed: int = Field(default=0, ge=0)
+    already_loaded: bool = False
+
+
+class Snapshot(Contract):
+    """Claim check of an immutable data set on S3.
+
+    Attributes:
+        uri: `s3://bucket/prefix/snapshots/<snapshot_id>/`; holds `train/`, `validation/`, `test/`,
+            `catalog/` and, written last, `manifest.json`.
+        manifest_sha256: Hex digest of `manifest.json`.
+    """
+
+    snapshot_id: str
+    uri: str
+    manifest_sha256: str
+    train_sessions: int = Field(ge=0)
+    validation_sessions: int = Field(ge=0)
+    test_sessions: int = Field(ge=0)
+    products: int = Field(ge=0)
+    start_date: str
+    end_date: str
+
+
+class TrainedModel(Contract):
+    """Claim check of a finished training job.
+
+    Attributes:
+        job_name: Function of snapshot, code, hyper-parameters and image.
+        model_uri: `s3://…/model.tar.gz`, the artefact that is gated and deployed byte for byte.
+        evaluation_uri: `s3://…/output.tar.gz`, holds `evaluation/` (metrics, predictions, smoke cases).
+    """
+
+    job_name: str
+    job_arn: str
+    snapshot_id: str
+    model_uri: str
+    evaluation_uri: str
+    billable_seconds: int = Field(ge=0)
+
+
+CheckStatus = Literal["passed", "failed", "skipped"]
+
+
+class Check(Contract):
+    """One rule of the gate, applied.
+
+    Attributes:
+        name: Rule name, as in `rules.yaml`.
+        value: The measured value; None where it is missing or not a finite number (then it failed).
+        comparison: `>=` or `<=`.
+        bound: What the value was held against; None where the bound itself could not be computed.
+        sample_size: Number of test queries behind the value.
+        interval: 95 % confidence interval [low, high] of the value, None where it has none.
+        reason: A sentence a person can act on.
+    """
+
+    name: str
+    status: CheckStatus
+    value: float | None
+    comparison: Literal[">=", "<="]
+    bound: float | None
+    sample_size: int = Field(ge=0)
+    interval: tuple[float, float] | None = None
+    reason: str
+
+
+class Verdict(Contract):
+    """The gate's decision. `approved` is True only where no check failed, or an override has a reason."""
+
+    approved: bool
+    job_name: str
+    snapshot_id: str
+    rules_version: int
+    checks: tuple[Check, ...]
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    override_reason: str | None = None
+    report_uri: str
+    card_uri: str | None = None
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.status == "failed")
+
+
+class SmokeCase(Contract):
+    """One request of the smoke test, with the answer that the gate saw for it."""
+
+    session: tuple[str, ...]
+    skus: tuple[str, ...]
+
+
+class Deployment(Contract):
+    """What is live after a deploy, confirmed against what was asked for."""
+
+    endpoint_name: str
+    endpoint_config_name: str
+    model_name: str
+    job_name: str
+    snapshot_id: str
+    smoke_cases: int = Field(ge=0)
+    replaced: str | None = None

@@ -1,0 +1,277 @@
+"""`make demo`: the whole pipeline on a laptop, from raw events to an endpoint that answers.
+
+Exit status: 0 the model is live and answered; 3 the gate rejected it; 2 the input cannot be used;
+1 anything else went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+
+from include.local.airflow_api import AirflowApi, TaskState
+from include.local.stack import BUILD, ROOT, Stack, stage
+
+LOAD_DAG, PIPELINE_DAG = "load_shopping_events", "post_modern_stack"
+STEPS = ("transform", "export", "train", "gate", "deploy")
+EXIT_FAULT, EXIT_BAD_INPUT, EXIT_REJECTED = 1, 2, 3
+MINUTES = 60.0
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message is for the person who ran it."""
+
+    def __init__(self, message: str, status: int = EXIT_FAULT) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _show(task: TaskState) -> None:
+    took = f"{task.seconds:6.1f} s" if task.seconds is not None else "        "
+    _say(f"    {task.task_id:<58} {task.state or '':<16} {took}")
+
+
+def prepare_data(data: Path | None) -> Path:
+    """Returns the folder to load: the caller's, or the generated shop, made where it is missing.
+
+    Raises:
+        DemoError: The folder does not exist or holds no browsing file.
+    """
+    if data is not None:
+        folder = data.expanduser().resolve()
+        if not folder.is_dir():
+            raise DemoError(f"DATA={data} is not a folder.", EXIT_BAD_INPUT)
+        if not any(folder.glob("browsing*.csv*")):
+            raise DemoError(
+                f"{data} holds no browsing.csv, browsing.csv.gz or browsing_train.csv.", EXIT_BAD_INPUT
+            )
+        return folder
+    folder = BUILD / "data" / "shop"
+    if not (folder / "browsing.csv.gz").exists():
+        _say("==> generating the default shop")
+        partial = folder.with_name("shop.partial")
+        subprocess.run(
+            [sys.executable, "-m", "include.local.shop", "--out", str(partial)], cwd=ROOT, check=True
+        )
+        partial.rename(folder)
+    return folder
+
+
+def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, object]) -> tuple[str, str]:
+    """Runs a DAG with a line for each task that ends; returns the run's id and its final state."""
+    api.wait_for_dag(dag_id, 120)
+    # Triggered before unpaused: a nightly run that is due as well then queues behind this one.
+    run_id = api.trigger(dag_id, conf)
+    api.pause(dag_id, is_paused=False)
+    try:
+        state = api.wait_for_run(dag_id, run_id, _show, 180 * MINUTES)
+    finally:
+        api.pause(dag_id, is_paused=True)
+    return run_id, state
+
+
+def explain_failure(api: AirflowApi, dag_id: str, run_id: str) -> str:
+    """Returns the failed tasks of a run, each with the end of its log."""
+    parts = []
+    for task in api.tasks(dag_id, run_id):
+        if task.state == "failed":
+            tail = "\n      ".join(api.log_tail(dag_id, run_id, task.task_id))
+            parts.append(f"  {task.task_id} failed:\n      {tail}")
+    return "\n".join(parts) or f"  {dag_id} {run_id} failed before any task did."
+
+
+def load(api: AirflowApi, folder: Path) -> dict[str, Any]:
+    """Runs the load and returns its report.
+
+    Raises:
+        DemoError: The load failed.
+    """
+    run_id, state = run_dag(api, LOAD_DAG, {"source": str(folder)})
+    report = api.result(LOAD_DAG, run_id, "load_events")
+    if state != "success" or not report:
+        raise DemoError(
+            "The events could not be loaded.\n" + explain_failure(api, LOAD_DAG, run_id), EXIT_BAD_INPUT
+        )
+    return dict(report)
+
+
+def seconds_per_step(tasks: list[TaskState]) -> dict[str, float]:
+    """Sums the tasks' durations over the five steps, in seconds."""
+    totals = dict.fromkeys(STEPS, 0.0)
+    for task in tasks:
+        step = task.task_id.split(".")[0]
+        if step in totals:
+            totals[step] = round(totals[step] + (task.seconds or 0.0), 1)
+    return totals
+
+
+def _aws(service: str, stack: Stack) -> Any:
+    client: Callable[..., Any] = boto3.client  # its overloads know no service named at run time
+    return client(
+        service,
+        endpoint_url=stack.aws_url,
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+    )
+
+
+def read_object(stack: Stack, uri: str) -> bytes:
+    """Returns the bytes of an `s3://` object."""
+    parts = urlsplit(uri)
+    body = _aws("s3", stack).get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"]
+    return bytes(body.read())
+
+
+def sessions_of_test_set(stack: Stack, evaluation_uri: str, count: int = 3) -> list[list[str]]:
+    """Returns sessions of the test set, from the training job's evaluation archive."""
+    with tarfile.open(fileobj=io.BytesIO(read_object(stack, evaluation_uri))) as archive:
+        for member in archive:
+            if member.name.removeprefix("./") == "evaluation/smoke.json":
+                content = archive.extractfile(member)
+                assert content is not None
+                return [list(case["session"]) for case in json.load(content)[:count]]
+    raise DemoError(f"{evaluation_uri} holds no test sessions.")
+
+
+def recommend(stack: Stack, endpoint: str, sessions: list[list[str]]) -> list[dict[str, Any]]:
+    """Asks the live endpoint, one request a session, and returns sessions with their recommendations."""
+    runtime = _aws("sagemaker-runtime", stack)
+    answers = []
+    for session in sessions:
+        asked = time.perf_counter()
+        answer = runtime.invoke_endpoint(
+            EndpointName=endpoint,
+            ContentType="application/json",
+            Body=json.dumps({"instances": [{"session": session, "k": 5}]}),
+        )
+        prediction = json.load(answer["Body"])["predictions"][0]
+        took = round((time.perf_counter() - asked) * 1000, 1)
+        answers.append({"session": session, "milliseconds": took, **prediction})
+    return answers
+
+
+def _short(sku: str) -> str:
+    printable = "".join(c if c.isprintable() else "?" for c in sku)
+    return printable if len(printable) <= 12 else f"{printable[:11]}…"
+
+
+def print_report(result: dict[str, Any]) -> None:
+    """Prints what a person wants to know about the run."""
+    verdict = result["verdict"]
+    names = ("hit_rate@20", "mrr@20", "ndcg@20")
+    _say(f"\n  {'':<16}" + "".join(f"{name:>14}" for name in names))
+    for name, row in {"this model": result["metrics"], **result["baselines"]}.items():
+        _say(f"  {name:<16}" + "".join(f"{row[m]:>14.4f}" if m in row else f"{'':>14}" for m in names))
+    _say(f"\n  verdict: {'APPROVED' if verdict['approved'] else 'REJECTED'}")
+    for check in verdict["checks"]:
+        if check["status"] == "failed":
+            _say(f"    {check['name']}: {check['reason']}")
+    for answer in result["recommendations"]:
+        _say(f"\n  someone looked at {', '.join(map(_short, answer['session'][-4:]))}")
+        _say(f"    recommended     {', '.join(map(_short, answer['skus']))}   ({answer['milliseconds']} ms)")
+    _say("\n  seconds: " + ", ".join(f"{step} {took:.0f}" for step, took in result["seconds"].items()))
+
+
+def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any]) -> dict[str, Any]:
+    """Runs the pipeline over what was loaded and gathers the result of the run.
+
+    Raises:
+        DemoError: The run failed for another reason than the gate's verdict.
+    """
+    last = date.fromisoformat(landed["last_event_date"]) + timedelta(days=1)
+    conf = {"start_date": landed["first_event_date"], "end_date": last.isoformat()}
+    run_id, state = run_dag(api, PIPELINE_DAG, conf)
+    snapshot = api.result(PIPELINE_DAG, run_id, "export.export_snapshot")
+    verdict = api.result(PIPELINE_DAG, run_id, "gate.gate_model")
+    live = api.result(PIPELINE_DAG, run_id, "deploy.smoke_test")
+    rejected = verdict is not None and not verdict["approved"]
+    if not rejected and (state != "success" or verdict is None or live is None):
+        raise DemoError("The pipeline failed.\n" + explain_failure(api, PIPELINE_DAG, run_id))
+    result = {
+        "run_id": run_id,
+        "snapshot_id": snapshot["snapshot_id"],
+        "verdict": verdict,
+        "metrics": verdict["metrics"],
+        "baselines": verdict["baselines"],
+        "live_model": live,
+        "recommendations": [],
+        "seconds": seconds_per_step(api.tasks(PIPELINE_DAG, run_id)),
+    }
+    if live is not None:
+        trained = api.result(PIPELINE_DAG, run_id, "train.train_model")
+        sessions = sessions_of_test_set(stack, trained["evaluation_uri"])
+        result["recommendations"] = recommend(stack, live["endpoint_name"], sessions)
+    if verdict["card_uri"]:
+        (BUILD / "card.html").write_bytes(read_object(stack, verdict["card_uri"]))
+    return result
+
+
+def demo(data: Path | None) -> int:
+    """Runs the demo and returns its exit status.
+
+    Args:
+        data: Folder in the Coveo schema; None for the generated shop.
+    """
+    began = time.monotonic()
+    (BUILD / "demo.json").unlink(missing_ok=True)
+    folder = prepare_data(data)
+    _say("==> starting Airflow and the local emulator of S3 and SageMaker")
+    with stage() as stack:
+        api = stack.api()
+        _say(f"    web UI while this runs: {stack.airflow_url}")
+        _say(f"==> {LOAD_DAG}: {folder}")
+        loading = time.monotonic()
+        landed = load(api, folder)
+        load_seconds = round(time.monotonic() - loading, 1)
+        _say(
+            f"    {landed['events_landed']:,} events landed, {landed['events_rejected']:,} rejected"
+            + (" (these files had been loaded before)" if landed["already_loaded"] else "")
+        )
+        _say(f"==> {PIPELINE_DAG}: {' → '.join(STEPS)}")
+        result = pipeline(stack, api, landed)
+    result["seconds"] = {
+        "load": load_seconds,
+        **result["seconds"],
+        "total": round(time.monotonic() - began, 1),
+    }
+    (BUILD / "demo.json").write_text(json.dumps(result, indent=2, ensure_ascii=False))
+    print_report(result)
+    _say("\n  card      build/card.html\n  result    build/demo.json\n  web UI    make up")
+    return 0 if result["verdict"]["approved"] else EXIT_REJECTED
+
+
+def main() -> int:
+    """Parses the command line, runs the demo and returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with browsing.csv[.gz] in the Coveo schema")
+    arguments = parser.parse_args()
+    BUILD.mkdir(exist_ok=True)
+    try:
+        return demo(arguments.data)
+    except DemoError as error:
+        print(f"\nmake demo: {error}", file=sys.stderr)
+        return error.status
+    except (RuntimeError, TimeoutError) as error:
+        print(f"\nmake demo: {error}\nLogs: {BUILD / 'logs'}", file=sys.stderr)
+        return EXIT_FAULT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Every setting that is not a DAG run's choice, in one class (environment prefix `PMS_`)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Settings and their defaults; the README's table is generated from these descriptions."""
+
+    model_config = SettingsConfigDict(env_prefix="PMS_", env_file=PROJECT_ROOT / ".env", extra="ignore")
+
+    warehouse: Literal["duckdb", "snowflake"] = Field(
+        "duckdb", description="Which SQL dialect and profile the pipeline uses."
+    )
+    warehouse_conn_id: str = Field("warehouse_default", description="Airflow connection of the warehouse.")
+    warehouse_schema: str = Field("shop", description="Schema of the dbt models (raw tables live in `raw`).")
+    aws_conn_id: str = Field("aws_default", description="Airflow connection of AWS or of the local emulator.")
+    bucket: str = Field("post-modern-stack", description="S3 bucket of snapshots, code, models and reports.")
+    prefix: str = Field("shop", description="Key prefix inside the bucket.")
+    tenant: str = Field("demo-shop", description="Tenant key (`api_key`) of the rows loaded and read.")
+    schedule: str | None = Field("@daily", description="Schedule of `post_modern_stack`; empty for none.")
+    window_days: int = Field(60, ge=1, le=3650, description="Length of the default rolling window, in days.")
+    max_reject_share: float = Field(
+        0.05, ge=0, le=1, description="Share of rejected rows above which a load lands nothing."
+    )
+    sagemaker_role_arn: str = Field(
+        "arn:aws:iam::123456789012:role/post-modern-stack-sagemaker",
+        description="Execution role of training jobs and models.",
+    )
+    training_image: str = Field(
+        "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-training:2.21-gpu-py312",
+        description="Image of the training job; keep the account and region of your own region's catalogue.",
+    )
+    serving_image: str = Field(
+        "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-inference:2.20-cpu",
+        description="Image of the endpoint.",
+    )
+    training_instance_type: str = Field("ml.g5.xlarge", description="Default instance of the training job.")
+    endpoint_instance_type: str = Field("ml.m5.large", description="Instance behind the endpoint.")
+    endpoint_name: str = Field("shop-recommender", description="Stable name of the endpoint.")
+    poll_seconds: int = Field(30, ge=1, le=300, description="Pause between two looks at a job or endpoint.")
+    ml_python: Path = Field(
+        PROJECT_ROOT / ".venv-ml" / "bin" / "python",
+        description="Interpreter of the ML environment (RecList, TensorFlow, the SageMaker SDK).",
+    )
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _empty_schedule_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Returns the process's settings, read once.
+
+    Raises:
+        pydantic.ValidationError: A `PMS_` variable has a value that its field does not allow.
+    """
+    return Settings()

@@ -1,0 +1,70 @@
+"""Which days a run is about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+
+from include.contracts import SettingsError
+
+_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class Window(NamedTuple):
+    """Half-open range of event dates (UTC): `start` is in, `end` is out."""
+
+    start: str
+    end: str
+
+
+def _parse(name: str, value: str) -> date:
+    if not _ISO_DATE.fullmatch(value):
+        raise SettingsError(f"{name} must be a date like 2026-01-31, not {value!r}.")
+    try:
+        return date.fromisoformat(value)
+    except ValueError as error:
+        raise SettingsError(f"{name} {value!r} is not a day of the calendar.") from error
+
+
+def resolve_window(start: str | None, end: str | None, run_moment: datetime, window_days: int) -> Window:
+    """Fills in the dates that a run did not choose.
+
+    A scheduled run passes the end of its data interval, a manual one the moment it was asked for, so
+    that a retry or a backfill of the same run always sees the same days.
+
+    Args:
+        start: First day, ISO; None for `window_days` before the end.
+        end: Day after the last, ISO; None for the day of `run_moment` in UTC.
+        run_moment: Timezone-aware moment that the run is about.
+        window_days: Length of the rolling window in days.
+
+    Returns:
+        The half-open window.
+
+    Raises:
+        SettingsError: A date does not parse, or the window is empty or longer than ten years.
+    """
+    last = _parse("end_date", end) if end else run_moment.astimezone(UTC).date()
+    first = _parse("start_date", start) if start else last - timedelta(days=window_days)
+    if first >= last:
+        raise SettingsError(f"start_date {first} must be before end_date {last} (the end is exclusive).")
+    if (last - first).days > 3653:
+        raise SettingsError(f"The window {first} to {last} is longer than ten years.")
+    return Window(first.isoformat(), last.isoformat())
+
+
+def window_of_run(params: Mapping[str, object], dag_run: object, window_days: int) -> Window:
+    """Returns the window of a DAG run; made for templates.
+
+    Args:
+        params: The run's Params; `start_date` and `end_date` are read.
+        dag_run: The template's `dag_run`. Manual runs have no data interval: `run_after` stands in.
+        window_days: Length of the default window in days.
+    """
+    moment = getattr(dag_run, "data_interval_end", None) or getattr(dag_run, "run_after", None)
+    if not isinstance(moment, datetime):
+        raise SettingsError("The run has neither a data interval nor a run_after moment.")
+    start, end = (params.get(name) for name in ("start_date", "end_date"))
+    return resolve_window(str(start) if start else None, str(end) if end else None, moment, window_days)
