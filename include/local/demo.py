@@ -47,7 +47,7 @@ def _show(task: TaskState) -> None:
     _say(f"    {task.task_id:<58} {task.state or '':<16} {took}")
 
 
-def prepare_data(data: Path | None) -> Path:
+def prepare_data(data: Path | None, build: Path = BUILD) -> Path:
     """Returns the folder to load: the caller's, or the generated shop, made where it is missing.
 
     Raises:
@@ -62,7 +62,7 @@ def prepare_data(data: Path | None) -> Path:
                 f"{data} holds no browsing.csv, browsing.csv.gz or browsing_train.csv.", EXIT_BAD_INPUT
             )
         return folder
-    folder = BUILD / "data" / "shop"
+    folder = build / "data" / "shop"
     if not (folder / "browsing.csv.gz").exists():
         _say("==> generating the default shop")
         partial = folder.with_name("shop.partial")
@@ -189,7 +189,7 @@ def print_report(result: dict[str, Any]) -> None:
     _say("\n  seconds: " + ", ".join(f"{step} {took:.0f}" for step, took in result["seconds"].items()))
 
 
-def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any]) -> dict[str, Any]:
+def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any], build: Path) -> dict[str, Any]:
     """Runs the pipeline over what was loaded and gathers the result of the run.
 
     Raises:
@@ -219,21 +219,22 @@ def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any]) -> dict[str,
         sessions = sessions_of_test_set(stack, trained["evaluation_uri"])
         result["recommendations"] = recommend(stack, live["endpoint_name"], sessions)
     if verdict["card_uri"]:
-        (BUILD / "card.html").write_bytes(read_object(stack, verdict["card_uri"]))
+        (build / "card.html").write_bytes(read_object(stack, verdict["card_uri"]))
     return result
 
 
-def demo(data: Path | None) -> int:
+def demo(data: Path | None, build: Path = BUILD) -> int:
     """Runs the demo and returns its exit status.
 
     Args:
         data: Folder in the Coveo schema; None for the generated shop.
+        build: Folder for everything that the run leaves behind.
     """
     began = time.monotonic()
-    (BUILD / "demo.json").unlink(missing_ok=True)
-    folder = prepare_data(data)
+    (build / "demo.json").unlink(missing_ok=True)
+    folder = prepare_data(data, build)
     _say("==> starting Airflow and the local emulator of S3 and SageMaker")
-    with stage() as stack:
+    with stage(build) as stack:
         api = stack.api()
         _say(f"    web UI while this runs: {stack.airflow_url}")
         _say(f"==> {LOAD_DAG}: {folder}")
@@ -245,15 +246,15 @@ def demo(data: Path | None) -> int:
             + (" (these files had been loaded before)" if landed["already_loaded"] else "")
         )
         _say(f"==> {PIPELINE_DAG}: {' → '.join(STEPS)}")
-        result = pipeline(stack, api, landed)
+        result = pipeline(stack, api, landed, build)
     result["seconds"] = {
         "load": load_seconds,
         **result["seconds"],
         "total": round(time.monotonic() - began, 1),
     }
-    (BUILD / "demo.json").write_text(json.dumps(result, indent=2, ensure_ascii=False))
+    (build / "demo.json").write_text(json.dumps(result, indent=2, ensure_ascii=False))
     print_report(result)
-    _say("\n  card      build/card.html\n  result    build/demo.json\n  web UI    make up")
+    _say(f"\n  card      {build / 'card.html'}\n  result    {build / 'demo.json'}\n  web UI    make up")
     return 0 if result["verdict"]["approved"] else EXIT_REJECTED
 
 
@@ -261,15 +262,19 @@ def main() -> int:
     """Parses the command line, runs the demo and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with browsing.csv[.gz] in the Coveo schema")
+    parser.add_argument(
+        "--build-dir", type=Path, default=BUILD, help="folder for everything it leaves behind"
+    )
     arguments = parser.parse_args()
-    BUILD.mkdir(exist_ok=True)
+    build: Path = arguments.build_dir.resolve()
+    build.mkdir(parents=True, exist_ok=True)
     try:
-        return demo(arguments.data)
+        return demo(arguments.data, build)
     except DemoError as error:
         print(f"\nmake demo: {error}", file=sys.stderr)
         return error.status
     except (RuntimeError, TimeoutError) as error:
-        print(f"\nmake demo: {error}\nLogs: {BUILD / 'logs'}", file=sys.stderr)
+        print(f"\nmake demo: {error}\nLogs: {build / 'logs'}", file=sys.stderr)
         return EXIT_FAULT
 
 

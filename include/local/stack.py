@@ -100,7 +100,7 @@ def local_settings(aws_url: str, build: Path = BUILD) -> dict[str, dict[str, Any
 
     Args:
         aws_url: Address of the emulator, put in place of the file's.
-        build: Folder of the DuckDB file, put in place of the file's `build/`.
+        build: Folder of the DuckDB file, put in place of the file's folder.
 
     Returns:
         `connections`, `pools` and `variables`, each by name.
@@ -111,7 +111,7 @@ def local_settings(aws_url: str, build: Path = BUILD) -> dict[str, dict[str, Any
         fields = {key.removeprefix("conn_"): value for key, value in entry.items() if key != "conn_id"}
         fields["conn_type"] = fields.pop("type")
         if fields["conn_type"] == "duckdb":
-            fields["host"] = str(build / Path(fields["host"]).relative_to("build"))
+            fields["host"] = str(build / Path(fields["host"]).name)
         if "endpoint_url" in (fields.get("extra") or {}):
             fields["extra"] = {**fields["extra"], "endpoint_url": aws_url}
         connections[entry["conn_id"]] = fields

@@ -1,0 +1,99 @@
+"""Every DAG file: imports, cycles, tags, documentation, length, and nothing heavy at parse."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+HEAVY = ("tensorflow", "keras", "pandas", "sagemaker", "reclist", "mlflow", "torch")
+VERBS = ("transform", "export", "train", "gate", "deploy")
+
+
+@pytest.fixture(scope="module")
+def bag(root: Path) -> DagBag:
+    return DagBag(str(root / "dags"), include_examples=False)
+
+
+def dag_files() -> list[Path]:
+    return sorted((Path(__file__).resolve().parents[2] / "dags").glob("*.py"))
+
+
+def test_dags_import_without_errors(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {path.stem for path in dag_files()}
+
+
+@pytest.mark.parametrize("path", dag_files(), ids=lambda path: path.stem)
+def test_dag_file_is_short_wiring_with_triage_notes(path: Path, bag: DagBag) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 200
+    docstring = ast.get_docstring(ast.parse(source)) or ""
+    for heading in ("**What.**", "**Needs.**", "**Cost.**", "**Triage.**"):
+        assert heading in docstring
+    dag = bag.dags[path.stem]
+    assert dag.doc_md
+    assert "post-modern-stack" in dag.tags
+    assert not dag.catchup
+    for name, param in dag.params.items():
+        schema = dag.params.get_param(name).schema
+        assert schema.get("title") and (schema.get("description") or param is not None), name
+
+
+def test_pipeline_is_five_groups_in_a_row(bag: DagBag) -> None:
+    dag = bag.dags["post_modern_stack"]
+    assert set(dag.task_group.children) == {"check_prerequisites", *VERBS}
+    for before, after in zip(VERBS, VERBS[1:], strict=False):
+        assert after in dag.task_group.children[before].downstream_group_ids
+
+
+def test_pipeline_runs_daily_without_catch_up(bag: DagBag) -> None:
+    dag = bag.dags["post_modern_stack"]
+    assert dag.schedule == "@daily"
+    assert dag.max_active_runs == 1
+
+
+def test_every_dbt_model_is_a_task(bag: DagBag, root: Path) -> None:
+    models = {path.stem for path in (root / "include" / "dbt" / "models").rglob("*.sql")}
+    tasks = {
+        task_id for task_id in bag.dags["post_modern_stack"].task_ids if task_id.startswith("transform.")
+    }
+    assert models
+    for model in models:
+        assert any(
+            task.startswith(f"transform.{model}.")
+            or task == f"transform.{model}"
+            or task.startswith(f"transform.{model}_")
+            for task in tasks
+        ), model
+
+
+def test_parsing_imports_nothing_heavy_and_runs_no_dbt(root: Path) -> None:
+    program = (
+        "import json, runpy, sys\n"
+        "for path in sys.argv[1:]:\n    runpy.run_path(path)\n"
+        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))\n"
+        "print(json.dumps('dbt.cli.main' in sys.modules))\n"
+    )
+    files = [*dag_files(), root / "plugins" / "post_modern_stack_plugin.py"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, files)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    heavy, dbt_loaded = (json.loads(line) for line in done.stdout.splitlines()[-2:])
+    assert heavy == []
+    assert dbt_loaded is False
+
+
+def test_no_file_under_plugins_but_the_one_that_registers(root: Path) -> None:
+    assert [path.name for path in (root / "plugins").rglob("*.py")] == ["post_modern_stack_plugin.py"]

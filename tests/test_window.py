@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
+
+import pytest
+
+from include.contracts import SettingsError
+from include.window import Window, resolve_window, window_of_run
+
+MOMENT = datetime(2026, 3, 30, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("case", "start", "end", "expected"),
+    [
+        ("nothing chosen: the rolling window", None, None, ("2026-03-20", "2026-03-30")),
+        ("only the end chosen", None, "2021-02-01", ("2021-01-22", "2021-02-01")),
+        ("only the start chosen", "2026-01-01", None, ("2026-01-01", "2026-03-30")),
+        ("both chosen", "2021-01-01", "2021-02-01", ("2021-01-01", "2021-02-01")),
+        ("a leap day", "2024-02-29", "2024-03-01", ("2024-02-29", "2024-03-01")),
+    ],
+)
+def test_window(case: str, start: str | None, end: str | None, expected: tuple[str, str]) -> None:
+    assert resolve_window(start, end, MOMENT, 10) == Window(*expected), case
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        ("2026-02-01", "2026-02-01", "before"),
+        ("2026-02-02", "2026-02-01", "before"),
+        ("1999-01-01", "2026-01-01", "ten years"),
+        ("2026-02-30", None, "calendar"),
+        ("2026-01-01'; drop table x; --", None, "date like"),
+        ("01.02.2026", None, "date like"),
+        ("2026-W01-1", None, "date like"),
+    ],
+)
+def test_hostile_or_impossible_dates_are_refused(start: str, end: str | None, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        resolve_window(start, end, MOMENT, 10)
+
+
+def test_moment_in_another_time_zone_counts_by_its_utc_day() -> None:
+    moment = datetime(2026, 3, 30, 1, tzinfo=timezone(timedelta(hours=5)))
+    assert resolve_window(None, None, moment, 1).end == "2026-03-29"
+
+
+def test_manual_run_without_data_interval_uses_run_after() -> None:
+    run = SimpleNamespace(data_interval_end=None, run_after=MOMENT)
+    assert window_of_run({"start_date": None, "end_date": None}, run, 1) == ("2026-03-29", "2026-03-30")
+
+
+def test_scheduled_run_uses_its_data_interval_however_late_it_runs() -> None:
+    run = SimpleNamespace(data_interval_end=MOMENT, run_after=MOMENT + timedelta(days=9))
+    assert window_of_run({}, run, 1).end == "2026-03-30"
