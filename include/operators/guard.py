@@ -1,0 +1,50 @@
+"""What every operator does at its edges: reads its claim checks, and tells Airflow which faults to retry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
+
+from include.contracts import Contract, PipelineError
+from include.sagemaker.errors import explain, is_permanent
+
+ClaimT = TypeVar("ClaimT", bound=Contract)
+
+
+@contextmanager
+def aws_faults(doing: str) -> Iterator[None]:
+    """Fails the task at once where a retry cannot mend the fault, and lets Airflow retry the others.
+
+    Args:
+        doing: What was being done, for the message.
+
+    Raises:
+        AirflowFailException: A pipeline error; credentials, permissions or a refused request.
+        AirflowException: Throttling, capacity, a broken connection.
+    """
+    try:
+        yield
+    except PipelineError as error:
+        raise AirflowFailException(f"{doing}: {error}") from error
+    except (ClientError, BotoCoreError) as error:
+        fault = AirflowFailException if is_permanent(error) else AirflowException
+        raise fault(f"{doing}: {explain(error)}") from error
+
+
+def read_claim(kind: type[ClaimT], value: object) -> ClaimT:
+    """Returns the claim check that an upstream task handed over through XCom.
+
+    Raises:
+        AirflowFailException: It is missing, or not of this kind.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise AirflowFailException(
+            f"The upstream task handed over no {kind.__name__}: {error}. Clear the upstream task."
+        ) from error
