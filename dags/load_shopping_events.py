@@ -18,8 +18,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from airflow.sdk import Asset, Param, dag
-from include.operators.load_events import LoadEventsOperator
 
+from include.operators.load_events import LoadEventsOperator
 from include.settings import get_settings
 from include.transform import WAREHOUSE_POOL
 
@@ -45,6 +45,13 @@ RAW_EVENTS = Asset("raw_shopping_events")
             description="Folder with browsing.csv[.gz] and, optionally, sku_to_content.csv[.gz]. "
             "A relative path is relative to the project.",
         ),
+        "tenant": Param(
+            get_settings().tenant,
+            type="string",
+            pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+            title="Tenant",
+            description="Key of the shop whose rows these are; shops share tables and never mix.",
+        ),
         "max_sessions": Param(
             None,
             type=["null", "integer"],
@@ -61,7 +68,7 @@ def load_shopping_events() -> None:
     LoadEventsOperator(
         task_id="load_events",
         source="{{ params.source }}",
-        tenant=settings.tenant,
+        tenant="{{ params.tenant }}",
         max_sessions="{{ params.max_sessions }}",
         max_reject_share=settings.max_reject_share,
         outlets=[RAW_EVENTS],

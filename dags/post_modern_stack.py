@@ -22,6 +22,7 @@ from functools import partial
 
 from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import Param, TaskGroup, chain, dag
+
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
 from include.operators.deploy_model import (
     CreateEndpointConfigOperator,
@@ -32,7 +33,6 @@ from include.operators.deploy_model import (
 from include.operators.export_snapshot import ExportSnapshotOperator
 from include.operators.gate_model import GateModelOperator
 from include.operators.train_model import TrainModelOperator
-
 from include.settings import get_settings
 from include.transform import WAREHOUSE_POOL, transform_group
 from include.window import window_of_run
@@ -64,6 +64,13 @@ settings = get_settings()
             format="date",
             title="Day after the last",
             description="Events before this day (UTC) are used. Empty: the end of the run's data interval.",
+        ),
+        "tenant": Param(
+            settings.tenant,
+            type="string",
+            pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+            title="Tenant",
+            description="Key of the shop to learn from and recommend to.",
         ),
         "max_sessions": Param(
             None,
@@ -123,6 +130,7 @@ def post_modern_stack() -> None:
         task_id="check_prerequisites",
         start_date="{{ window(params, dag_run).start }}",
         end_date="{{ window(params, dag_run).end }}",
+        tenant="{{ params.tenant }}",
         pool=WAREHOUSE_POOL,
     )
     transform = transform_group(settings)
@@ -133,6 +141,7 @@ def post_modern_stack() -> None:
             start_date="{{ window(params, dag_run).start }}",
             end_date="{{ window(params, dag_run).end }}",
             max_sessions="{{ params.max_sessions }}",
+            tenant="{{ params.tenant }}",
             pool=WAREHOUSE_POOL,
         )
 
@@ -154,7 +163,7 @@ def post_modern_stack() -> None:
 
     with TaskGroup("deploy") as deploy:
         wanted = ShortCircuitOperator(
-            task_id="deploy_wanted", python_callable=bool, op_args=["{{ params.deploy }}"]
+            task_id="deploy_wanted", python_callable=lambda wanted: wanted, op_args=["{{ params.deploy }}"]
         )
         claims = {"trained_model": trained.output, "verdict": verdict.output}
         model = CreateModelOperator(task_id="create_model", **claims)

@@ -93,14 +93,18 @@ class AirflowApi:
         answer.raise_for_status()
         return answer.json()["value"]
 
-    def log_tail(self, dag_id: str, run_id: str, task_id: str, lines: int = 15) -> list[str]:
-        """Returns the last lines of a task's first log."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/1"
-        answer = self._http.get(path, headers={"Accept": "application/json"})
-        if answer.is_error:
-            return []
-        content = answer.json().get("content", [])
-        return [str(row.get("event", "")) for row in content if isinstance(row, dict)][-lines:]
+    def failure(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """Returns why a task failed: its exception, or the last lines of its log where it left none."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        tries = self._http.get(path).json().get("try_number", 1)
+        answer = self._http.get(f"{path}/logs/{tries}", headers={"Accept": "application/json"})
+        rows = [] if answer.is_error else answer.json().get("content", [])
+        rows = [row for row in rows if isinstance(row, dict)]
+        for row in reversed(rows):
+            if row.get("error_detail"):
+                detail = row["error_detail"][-1]
+                return f"{detail['exc_type']}: {detail['exc_value']}"
+        return "\n".join(str(row.get("event", "")) for row in rows[-15:])
 
     def wait_for_run(
         self, dag_id: str, run_id: str, report: Callable[[TaskState], None], seconds: float

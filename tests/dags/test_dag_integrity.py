@@ -18,7 +18,7 @@ VERBS = ("transform", "export", "train", "gate", "deploy")
 
 @pytest.fixture(scope="module")
 def bag(root: Path) -> DagBag:
-    return DagBag(str(root / "dags"), include_examples=False)
+    return DagBag(root / "dags")
 
 
 def dag_files() -> list[Path]:

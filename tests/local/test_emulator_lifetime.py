@@ -1,0 +1,130 @@
+"""How it starts and ends: the command line, signals, and that nothing outlives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from include.local.emulator.server import Emulator
+from tests.local.cloud import BUCKET, Cloud, alive, clients_of, eventually
+from tests.local.test_emulator_jobs import HANGS
+
+
+@pytest.fixture
+def running(tmp_path: Path, root: Path) -> Iterator[tuple[subprocess.Popen[str], Cloud]]:
+    ready = tmp_path / "run" / "ready.json"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "include.local.emulator", "--port", "0"),
+            *("--state-dir", str(tmp_path / "state"), "--ml-python", sys.executable),
+            *("--ready-file", str(ready)),
+        ],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert re.fullmatch(r"ready http://127\.0\.0\.1:\d+\n", line)
+        eventually(ready.exists)
+        told = json.loads(ready.read_text())
+        assert told == {"url": line.split()[1], "pid": process.pid}
+        cloud = Cloud(told["url"], tmp_path / "state", clients_of(told["url"]))
+        cloud.s3.create_bucket(Bucket=BUCKET)
+        yield process, cloud
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _children_of_a_job(cloud: Cloud) -> list[int]:
+    request = cloud.job_request(HANGS)
+    cloud.sagemaker.create_training_job(**request)
+    log = cloud.state_dir / "jobs" / request["TrainingJobName"] / "training.log"
+    told = eventually(lambda: re.search(r"pids (\d+) (\d+)\n", log.read_text()) if log.exists() else None, 30)
+    return [int(pid) for pid in told.groups()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_everything_it_started(
+    running: tuple[subprocess.Popen[str], Cloud], number: signal.Signals, tmp_path: Path
+) -> None:
+    process, cloud = running
+    pids = _children_of_a_job(cloud)
+    assert all(map(alive, pids))
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert not any(map(alive, pids))
+    assert not (tmp_path / "run" / "ready.json").exists()
+
+
+def test_nothing_outlives_an_emulator_that_is_killed(
+    running: tuple[subprocess.Popen[str], Cloud],
+) -> None:
+    process, cloud = running
+    pids = _children_of_a_job(cloud)
+    process.kill()
+    process.wait()
+    eventually(lambda: not any(map(alive, pids)), 15)
+
+
+def test_model_servers_end_with_the_emulator(tmp_path: Path, fake_model_server: Path) -> None:
+    emulator = Emulator(
+        tmp_path,
+        sys.executable,
+        server_command=[sys.executable, str(fake_model_server)],
+        stop_grace_seconds=1,
+    )
+    with emulator:
+        cloud = Cloud(emulator.url, tmp_path, clients_of(emulator.url))
+        cloud.s3.create_bucket(Bucket=BUCKET)
+        pids = cloud.invoke(cloud.endpoint("stubborn"))["pids"]
+        waiting = cloud.name("endpoint")  # a deployment in progress, too
+        cloud.sagemaker.create_endpoint(EndpointName=waiting, EndpointConfigName=cloud.config("sick"))
+        place = tmp_path / "endpoints" / "us-east-1" / waiting
+        eventually(lambda: list(place.rglob("server.log")))
+    assert not any(map(alive, pids))
+    assert _processes_with(str(tmp_path)) == []
+
+
+def _processes_with(text: str) -> list[str]:
+    """Command lines of processes that name a folder; none where the system does not tell."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in line and int(path.parent.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path, root: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "include.local.emulator", "--port", str(port)]
+        options = ["--state-dir", str(tmp_path), "--ml-python", sys.executable]
+        done = subprocess.run([*command, *options], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"cannot listen on port {port}" in done.stderr
+
+
+def test_an_interpreter_that_does_not_exist_is_told(tmp_path: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "include.local.emulator", "--port", "0"]
+    options = ["--state-dir", str(tmp_path), "--ml-python", str(tmp_path / "none")]
+    done = subprocess.run([*command, *options], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "is not a program" in done.stderr

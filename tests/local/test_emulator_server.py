@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from include.local.emulator.server import Emulator
+from tests.local.cloud import BUCKET, Cloud
+
+
+def _post(
+    cloud: Cloud, headers: dict[str, str], body: bytes = b"{}", path: str = "/"
+) -> tuple[int, dict[str, Any], http.client.HTTPResponse]:
+    connection = http.client.HTTPConnection(cloud.url.removeprefix("http://"), timeout=10)
+    connection.request("POST", path, body, headers)
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    return response.status, answer, response
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["CreateMagic", "", "CreateTrainingJob/..", "CreateHumanTaskUi"],
+)
+def test_an_unknown_operation_is_refused_as_aws_does(cloud: Cloud, operation: str) -> None:
+    status, answer, response = _post(cloud, {"X-Amz-Target": f"SageMaker.{operation}"})
+    assert 400 <= status < 500
+    assert answer["__type"] in ("UnknownOperationException", "ValidationException")
+    assert response.headers["x-amzn-ErrorType"] == answer["__type"]
+
+
+def test_an_operation_that_nobody_implements_is_unknown(cloud: Cloud) -> None:
+    with pytest.raises(ClientError, match="UnknownOperationException"):
+        cloud.sagemaker.list_workforces()
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[1]", b"7"])
+def test_a_body_that_is_no_request_is_refused(cloud: Cloud, body: bytes) -> None:
+    status, answer, _ = _post(cloud, {"X-Amz-Target": "SageMaker.DescribeModel"}, body)
+    assert (status, answer["__type"]) == (400, "SerializationException")
+
+
+def test_parameters_that_the_client_does_not_check_are_refused(cloud: Cloud) -> None:
+    request = cloud.job_request("pass")
+    request["ResourceConfig"]["InstanceType"] = "ml.giant.9xlarge"
+    with pytest.raises(ClientError, match="ValidationException.*instanceType.*enum value set"):
+        cloud.sagemaker.create_training_job(**request)
+    with pytest.raises(ClientError, match="ValidationException.*regular expression"):
+        cloud.sagemaker.describe_endpoint(EndpointName="under_score")
+    # Of moto's operations, too.
+    with pytest.raises(ClientError, match="ValidationException.*regular expression"):
+        cloud.sagemaker.create_model_package_group(ModelPackageGroupName="under_score")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:5055"},
+    ],
+)
+def test_a_page_in_a_browser_cannot_reach_it(cloud: Cloud, headers: dict[str, str]) -> None:
+    for path in ("/", "/moto-api/reset", "/endpoints/e/invocations"):
+        status, answer, response = _post(cloud, headers, path=path)
+        assert (status, answer["__type"]) == (403, "AccessDenied")
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_it_listens_on_loopback_only(cloud: Cloud) -> None:
+    port = int(cloud.url.rsplit(":", 1)[1])
+    listening = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if Path("/proc/net/tcp").exists() else []:
+        address, state = line.split()[1], line.split()[3]
+        if state == "0A" and int(address.split(":")[1], 16) == port:
+            listening.append(address.split(":")[0])
+    assert listening in (["0100007F"], [])
+    with socket.socket() as probe, pytest.raises(OSError):  # another loopback address is not ours
+        probe.settimeout(2)
+        probe.connect(("127.0.0.2", port))
+
+
+def test_other_services_are_motos(cloud: Cloud) -> None:
+    assert cloud.client("sts").get_caller_identity()["Account"] == "123456789012"
+    cloud.s3.put_object(Bucket=BUCKET, Key="a/b c+é", Body=b"x" * 3_000_000)
+    assert len(cloud.s3.get_object(Bucket=BUCKET, Key="a/b c+é")["Body"].read()) == 3_000_000
+    cloud.client("cloudwatch").put_metric_data(
+        Namespace="shop", MetricData=[{"MetricName": "m", "Value": 1.0}]
+    )
+
+
+def test_the_model_registry_is_motos(cloud: Cloud) -> None:
+    sagemaker, group = cloud.sagemaker, cloud.name("group")
+    arn = sagemaker.create_model_package_group(ModelPackageGroupName=group)["ModelPackageGroupArn"]
+    package = sagemaker.create_model_package(
+        ModelPackageGroupName=group,
+        ModelApprovalStatus="PendingManualApproval",
+        CustomerMetadataProperties={"snapshot": "abc"},
+        InferenceSpecification={
+            "Containers": [{"Image": "i:1", "ModelDataUrl": f"s3://{BUCKET}/m.tar.gz"}],
+            "SupportedContentTypes": ["application/json"],
+            "SupportedResponseMIMETypes": ["application/json"],
+        },
+    )["ModelPackageArn"]
+    sagemaker.update_model_package(ModelPackageArn=package, ModelApprovalStatus="Approved")
+    listed = sagemaker.list_model_packages(ModelPackageGroupName=group, ModelApprovalStatus="Approved")
+    assert [one["ModelPackageArn"] for one in listed["ModelPackageSummaryList"]] == [package]
+    assert sagemaker.describe_model_package(ModelPackageName=package)["CustomerMetadataProperties"] == {
+        "snapshot": "abc"
+    }
+    sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "k", "Value": "v"}])
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "k", "Value": "v"}]
+
+
+def test_one_emulator_a_process(cloud: Cloud, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop the other emulator first"):
+        Emulator(tmp_path, sys.executable).start()
+
+
+def test_an_emulator_that_is_not_started_has_no_address(tmp_path: Path) -> None:
+    emulator = Emulator(tmp_path, sys.executable)
+    with pytest.raises(RuntimeError, match="not started"):
+        _ = emulator.url
+    emulator.stop()

@@ -1,0 +1,145 @@
+"""Tiny snapshots with a planted answer; the ML room is flat, so its folder goes on the path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOM = Path(__file__).resolve().parents[2] / "include" / "ml"
+sys.path.insert(0, str(ROOM))
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pyarrow as pa  # noqa: E402  # after the path
+import pyarrow.parquet as pq  # noqa: E402
+
+Split = Sequence[Sequence[str | None]]
+
+# Quotes, braces, emoji, right-to-left, combining marks, 512 bytes: anything UTF-8 may name a product.
+ODD_SKUS = ["\"{'}\\", "🙂🙂", "\u202eabc", "e\u0301", "a b\tc\n", "x" * 512, "[UNK]", "0"]
+
+
+def write_snapshot(
+    folder: Path, train: Split, validation: Split, test: Split, as_json: bool = False, **manifest: Any
+) -> Path:
+    """Writes parquet files and their manifest; sessions start a minute apart."""
+    files = []
+    counts = {}
+    number = 0
+    for name, split in (("train", train), ("validation", validation), ("test", test)):
+        (folder / name).mkdir(parents=True)
+        first, number = number, number + len(split)
+        skus = pa.array(
+            [json.dumps(row, indent=1) for row in split] if as_json else [list(row) for row in split],
+            pa.string() if as_json else pa.list_(pa.string()),
+        )
+        columns = {
+            "session_id": pa.array([f"s{row:05d}" for row in range(first, number)], pa.string()),
+            "started_at": pa.array(
+                [1_600_000_000_000 + 60_000 * row for row in range(first, number)], pa.timestamp("ms", "UTC")
+            ),
+            "skus": skus,
+        }
+        path = folder / name / "part-0.parquet"
+        pq.write_table(pa.table(columns), path)
+        content = path.read_bytes()
+        files.append(
+            {
+                "path": f"{name}/part-0.parquet",
+                "rows": len(split),
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+        )
+        counts[name] = len(split)
+    body = {"schema_version": 1, "snapshot_id": "snap-test", "tenant": "t", "counts": counts, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(body | manifest))
+    return folder
+
+
+def chains(sessions: int, seed: int, length: int = 3, chain_count: int = 12) -> list[list[str]]:
+    """Returns sessions that walk one of a few chains: A is always followed by B, B by C."""
+    rng = random.Random(seed)
+    drawn = [rng.randrange(chain_count) for _ in range(sessions)]
+    return [[_name(chain, step) for step in range(length)] for chain in drawn]
+
+
+def _name(chain: int, step: int) -> str:
+    odd = ODD_SKUS[chain] if chain < len(ODD_SKUS) and step == 1 else ""
+    return odd or f"{'ABC'[step]}{chain}"
+
+
+@pytest.fixture(scope="session")
+def make_snapshot() -> Callable[..., Path]:
+    return write_snapshot
+
+
+@pytest.fixture(scope="session")
+def make_chains() -> Callable[..., list[list[str]]]:
+    return chains
+
+
+@pytest.fixture(scope="session")
+def odd_skus() -> list[str]:
+    return ODD_SKUS
+
+
+@pytest.fixture(scope="session")
+def room() -> Path:
+    return ROOM
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot whose every next item is certain; the test set also holds a product unknown to training."""
+    folder = tmp_path_factory.mktemp("planted") / "snapshot"
+    test = [*chains(25, 3), ["A0", "never seen", "C0"], ["never seen", "A1"]]
+    return write_snapshot(folder, chains(240, 1), chains(24, 2), test)
+
+
+def run_train(snapshot: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs train.py as SageMaker does: its own process, folders by SM_*, from another working directory."""
+    out.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {
+        "SM_CHANNEL_SNAPSHOT": str(snapshot),
+        "SM_MODEL_DIR": str(out / "model"),
+        "SM_OUTPUT_DATA_DIR": str(out / "data"),
+        "SM_OUTPUT_DIR": str(out / "output"),
+    }
+    command = [sys.executable, str(ROOM / "train.py"), *arguments]
+    return subprocess.run(
+        command, cwd=out, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def train_py() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return run_train
+
+
+@pytest.fixture(scope="session")
+def trained(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder and standard output of a job on the planted snapshot."""
+    out = tmp_path_factory.mktemp("trained")
+    arguments = (
+        "--epochs",
+        "8",
+        "--embedding-dim",
+        "32",
+        "--batch-size",
+        "16",
+        "--model_dir",
+        "s3://unused/",
+    )
+    done = run_train(planted, out, *arguments)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import inference
+
+CONTEXT = SimpleNamespace(request_content_type="application/json", accept_header="application/json")
+
+
+def ask(body: Any, content_type: str | None = "application/json") -> Any:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    context = SimpleNamespace(request_content_type=content_type, accept_header=None)
+    return json.loads(inference.input_handler(io.BytesIO(raw), context))
+
+
+def one(session: Any = ("a",), **fields: Any) -> dict[str, Any]:
+    return {"instances": [{"session": session, **fields}]}
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "binary": (b"\xff\xfe\x00", "not JSON"),
+    "empty body": (b"", "not JSON"),
+    "truncated": (b'{"instances": [', "not JSON"),
+    "deeply nested": (b"[" * 100_000, "not JSON|must be"),
+    "a list": ([], "body must be"),
+    "no instances": ({}, "body must be"),
+    "instances is an object": ({"instances": {}}, "body must be"),
+    "no instance": ({"instances": []}, "1 to 100"),
+    "too many": ({"instances": [{"session": []}] * 101}, "1 to 100"),
+    "instance is a string": ({"instances": ["a"]}, "instance 0 is not an object"),
+    "no session": ({"instances": [{"k": 3}]}, "instance 0: session"),
+    "session is a string": (one("abc"), "session must be"),
+    "session of numbers": (one([1]), "session must be"),
+    "session with null": (one(["a", None]), "session must be"),
+    "second is bad": ({"instances": [{"session": []}, {"session": 1}]}, "instance 1"),
+    "k zero": (one(k=0), "k must be"),
+    "k too large": (one(k=51), "k must be"),
+    "k fractional": (one(k=2.0), "k must be"),
+    "k a string": (one(k="3"), "k must be"),
+    "k true": (one(k=True), "k must be"),
+    "k null": (one(k=None), "k must be"),
+    "k NaN": (b'{"instances": [{"session": [], "k": NaN}]}', "k must be"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_request_is_refused_with_its_reason(case: str) -> None:
+    body, reason = BAD[case]
+    with pytest.raises(ValueError, match=reason):
+        ask(body)
+
+
+def test_other_content_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="text/csv"):
+        ask(one(), "text/csv")
+
+
+GOOD: dict[str, tuple[Any, list[list[str]], list[int]]] = {
+    "k defaults to 20": (one(["a", "b"]), [["a", "b"]], [20]),
+    "empty session still has a column": (one([], k=1), [[""]], [1]),
+    "rows are padded": (
+        {"instances": [{"session": ["a"]}, {"session": ["b", "c"]}]},
+        [["a", ""], ["b", "c"]],
+        [20, 20],
+    ),
+    "too long a SKU is skipped": (one(["x" * 513, "y" * 512]), [["y" * 512]], [20]),
+    "empty SKU is skipped": (one(["", "a"]), [["a"]], [20]),
+    "half a surrogate is skipped": (one(["\ud800", "a"]), [["a"]], [20]),
+    "odd SKUs pass": (one(['"{🙂', "\u202e"]), [['"{🙂', "\u202e"]], [20]),
+    "the last 50 count": (one([str(i) for i in range(60)]), [[str(i) for i in range(10, 60)]], [20]),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_request_for_tensorflow_serving(case: str) -> None:
+    body, sessions, ks = GOOD[case]
+    sent = ask(body)
+    assert sent["signature_name"] == "serving_default"
+    assert [row["session"] for row in sent["instances"]] == sessions
+    assert [row["k"] for row in sent["instances"]] == ks
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", None, ""])
+def test_content_types_that_mean_json(content_type: str | None) -> None:
+    assert ask(one(), content_type)["instances"]
+
+
+def test_answer_is_cut_to_k_and_padding_is_dropped() -> None:
+    rows = [
+        {"skus": ["a", "b", "c"], "scores": [0.5, 0.3, 0.1], "fallback": "none", "k": 2},
+        {"skus": ["d", "", ""], "scores": [0.5, 0.0, 0.0], "fallback": "popularity", "k": 3},
+    ]
+    response = SimpleNamespace(status_code=200, content=json.dumps({"predictions": rows}).encode())
+    body, content_type = inference.output_handler(response, CONTEXT)
+    assert content_type == "application/json"
+    assert json.loads(body) == {
+        "predictions": [
+            {"skus": ["a", "b"], "scores": [0.5, 0.3], "fallback": "none"},
+            {"skus": ["d"], "scores": [0.5], "fallback": "popularity"},
+        ]
+    }
+
+
+def test_refusal_of_tensorflow_serving_is_passed_on() -> None:
+    response = SimpleNamespace(status_code=400, content=b'{"error": "bad shape"}')
+    with pytest.raises(ValueError, match="bad shape"):
+        inference.output_handler(response, CONTEXT)

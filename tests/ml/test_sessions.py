@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sessions
+
+Make = Callable[..., Path]
+
+
+def _delete(folder: Path) -> None:
+    (folder / "test/part-0.parquet").unlink()
+
+
+def _flip_byte(folder: Path) -> None:
+    path = folder / "train/part-0.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _stray(folder: Path) -> None:
+    (folder / "train/part-1.parquet").write_bytes(b"late")
+
+
+def _no_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def _not_json(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+
+
+def _edit(**changes: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return edit
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing file": (_delete, "is missing: test/part-0.parquet"),
+    "flipped byte": (_flip_byte, "sha256: train/part-0.parquet"),
+    "stray file": (_stray, "not listed in the manifest, first: train/part-1.parquet"),
+    "no manifest": (_no_manifest, "not finished"),
+    "manifest is not JSON": (_not_json, "not JSON"),
+    "other schema version": (_edit(schema_version=2), "schema_version"),
+    "no files": (_edit(files=None), "no list of files"),
+    "path outside": (_edit(files=[{"path": "../x", "sha256": ""}]), "outside"),
+    "count differs": (_edit(counts={"train": 99}), "manifest counts 99"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_snapshot_that_differs_from_its_manifest_is_refused(
+    case: str, tmp_path: Path, make_snapshot: Make
+) -> None:
+    break_it, reason = REFUSED[case]
+    folder = make_snapshot(tmp_path / "s", [["a", "b"]], [], [["a", "b"]])
+    break_it(folder)
+    with pytest.raises(sessions.SnapshotError, match=reason):
+        sessions.load(folder)
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["list", "json text"])
+def test_sessions_are_cleaned_and_encoded(
+    as_json: bool, tmp_path: Path, make_snapshot: Make, odd_skus: list[str]
+) -> None:
+    train = [
+        ["b", "b", "a", "b"],  # repeat collapses
+        ["a", "a"],  # one interaction left: dropped
+        ["", "c", None, "c", "b"],  # empty SKUs are no products; the repeat around them collapses
+        [],
+        odd_skus,
+    ]
+    folder = make_snapshot(tmp_path / "s", train, [], [["b", "new", "a"]], as_json=as_json)
+    corpus = sessions.load(folder)
+    # Most frequent first, ties by SKU.
+    assert list(corpus.vocabulary.skus) == ["b", *sorted(["a", "c", *odd_skus], key=str.encode)]
+    assert list(corpus.vocabulary.counts) == [3] + [1] * (2 + len(odd_skus))
+    assert list(corpus.train.session_ids) == ["s00000", "s00002", "s00004"]
+    assert list(corpus.train.offsets) == [0, 3, 5, 5 + len(odd_skus)]
+    assert _names(corpus, corpus.train)[:5] == ["b", "a", "b", "c", "b"]
+    assert _names(corpus, corpus.test) == ["b", "new", "a"]
+    assert corpus.test.ids[[0, 1]].tolist() == [1, 0]
+    assert corpus.vocabulary.skus[corpus.test.ids[2] - 1] == "a"
+    assert len(corpus.validation) == 0
+
+
+def _names(corpus: sessions.Corpus, part: sessions.Sessions) -> list[str]:
+    return list(corpus.universe[part.codes])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "reason"),
+    [([], [["a", "b"]], "train split"), ([["a", "b"]], [["a"]], "test split"), ([["a"]], [["a"]], "train")],
+    ids=["no train", "test too short", "nothing at all"],
+)
+def test_empty_split_is_a_clear_error(
+    train: list[list[str]], test: list[list[str]], reason: str, tmp_path: Path, make_snapshot: Make
+) -> None:
+    with pytest.raises(sessions.SnapshotError, match=reason):
+        sessions.load(make_snapshot(tmp_path / "s", train, [], test))
+
+
+def test_json_text_that_is_no_array_is_refused(tmp_path: Path, make_snapshot: Make) -> None:
+    folder = make_snapshot(tmp_path / "s", [["a", "b"], {"a": 1}], [], [["a", "b"]], as_json=True)
+    with pytest.raises(sessions.SnapshotError, match="cannot read train/part-0"):
+        sessions.load(folder)
+
+
+def test_vocabulary_digest_depends_on_where_skus_end() -> None:
+    def digest(*skus: str) -> str:
+        return sessions.Vocabulary(np.array(skus, object), np.ones(len(skus), np.int64)).sha256()
+
+    assert digest("ab", "c") != digest("a", "bc")
+    assert digest("a", "b") != digest("b", "a")

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import train
+
+DATA = Path(
+    os.environ.get(
+        "PMS_TEST_DATA",
+        Path(__file__).resolve().parents[3] / "shared" / "data" / "rees46_electronics_2021_01",
+    )
+)
+NAMES = {f"{metric}@{cutoff}" for metric in ("hit_rate", "mrr", "ndcg") for cutoff in (10, 20)} | {
+    "coverage@20"
+}
+
+
+def _strict(path: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in {path.name}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_job_leaves_what_sagemaker_packs(trained: tuple[Path, str]) -> None:
+    out, _ = trained
+    found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert {
+        "model/1/saved_model.pb",
+        "model/1/variables/variables.index",
+        "model/code/inference.py",
+        "model/model.json",
+        "data/evaluation/metrics.json",
+        "data/evaluation/predictions.parquet",
+        "data/evaluation/items.parquet",
+        "data/evaluation/smoke.json",
+    } <= found
+    assert "output/failure" not in found
+    described = _strict(out / "model/model.json")
+    assert described["snapshot_id"] == "snap-test"
+    assert described["vocabulary"]["size"] == 36
+    assert re.fullmatch("[0-9a-f]{64}", described["vocabulary"]["sha256"])
+    assert "model_dir" not in described["hyperparameters"]
+
+
+def test_progress_is_one_line_an_epoch(trained: tuple[Path, str]) -> None:
+    lines = [line for line in trained[1].splitlines() if line.startswith("epoch=")]
+    assert lines
+    for number, line in enumerate(lines, 1):
+        assert re.match(rf"epoch={number}/8 loss=\d+\.\d{{4}} val_mrr@20=\d\.\d{{4}} ", line)
+
+
+def test_planted_answers_are_learned(trained: tuple[Path, str]) -> None:
+    report = _strict(trained[0] / "data/evaluation/metrics.json")
+    assert set(report["model"]) == NAMES
+    assert set(report["baselines"]) == {"popularity", "covisitation", "markov", "session_knn"}
+    assert all(set(values) == NAMES for values in report["baselines"].values())
+    # 50 chain steps, and 4 of the sessions with a product unknown to training: 1 unknown target.
+    assert report["queries"] == report["queries_available"] == 53
+    assert report["sessions"] == 27
+    assert report["unknown_target_share"] == pytest.approx(1 / 53)
+    assert report["model"]["mrr@20"] > 0.9
+    assert report["model"]["mrr@20"] > report["baselines"]["popularity"]["mrr@20"] + 0.3
+    # The network itself learned it, before any prior was blended in.
+    assert max(row["val_mrr@20"] for row in report["history"]) > 0.9
+    assert report["history"][-1]["loss"] < report["history"][0]["loss"]
+    assert report["training"]["products"] == 36
+
+
+def test_predictions_agree_with_metrics(trained: tuple[Path, str]) -> None:
+    folder = trained[0] / "data/evaluation"
+    report = _strict(folder / "metrics.json")
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    items = pq.read_table(folder / "items.parquet").to_pylist()
+    counts = {item["product_sku"]: item["train_count"] for item in items}
+    assert len(rows) == report["queries"]
+    assert sum(counts.values()) == report["training"]["interactions"]
+    reciprocal = []
+    for row in rows:
+        lists = row["predictions"]
+        assert len(lists) == len(set(lists)) == len(row["scores"]) == 20
+        assert row["scores"] == sorted(row["scores"], reverse=True)
+        assert set(lists) <= set(counts)
+        assert len(row["session"]) == row["position"]
+        known = [sku for sku in row["session"] if sku in counts]
+        assert not known or known[-1] not in lists
+        assert row["target_count"] == counts.get(row["target"], 0)
+        assert all(0 <= row[f"rank_{name}"] <= 20 for name in report["baselines"])
+        reciprocal.append(1 / (lists.index(row["target"]) + 1) if row["target"] in lists else 0)
+    assert sum(reciprocal) / len(rows) == pytest.approx(report["model"]["mrr@20"])
+    markov = [1 / row["rank_markov"] if row["rank_markov"] else 0 for row in rows]
+    assert sum(markov) / len(rows) == pytest.approx(report["baselines"]["markov"]["mrr@20"])
+
+
+def test_diverging_training_fails_before_any_export(
+    planted: Path, tmp_path: Path, train_py: Callable[..., Any]
+) -> None:
+    done = train_py(planted, tmp_path, "--learning-rate", "1e9", "--embedding-dim", "8")
+    assert done.returncode == 1
+    assert "loss" in (tmp_path / "output/failure").read_text()
+    assert "lower the learning rate" in done.stderr
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_altered_snapshot_fails_with_its_reason(tmp_path: Path, make_snapshot: Callable[..., Path]) -> None:
+    snapshot = make_snapshot(tmp_path / "s", [["a", "b"]], [], [["a", "b"]])
+    (snapshot / "stray.txt").write_text("x")
+    folders = train.Folders(snapshot, tmp_path / "model", tmp_path / "data", tmp_path / "output")
+    with pytest.raises(train.snapshots.SnapshotError, match="stray"):
+        train.run(train.parse([]), folders)
+    assert not (tmp_path / "model").exists()
+
+
+BAD_ARGUMENTS = {
+    "unknown": ["--colour", "red"],
+    "no epochs": ["--epochs", "0"],
+    "not a number": ["--learning-rate", "fast"],
+    "NaN": ["--learning-rate", "nan"],
+    "dropout of everything": ["--dropout", "1"],
+    "architecture": ["--architecture", "lstm"],
+    "top-k below what is evaluated": ["--top-k", "10"],
+    "longer than the window": ["--max-length", "51"],
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_bad_argument_writes_the_failure_file(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path))
+    assert train.main(BAD_ARGUMENTS[case]) == 1
+    assert "--" in (tmp_path / "failure").read_text()
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    report = _strict(folder / "data/evaluation/metrics.json")
+    history = [{key: row[key] for key in row if key != "seconds"} for row in report["history"]]
+    return {"model": report["model"], "blend": report["blend"], "history": history}
+
+
+def test_same_seed_same_result_on_noise_without_validation(
+    tmp_path: Path, make_snapshot: Callable[..., Path], train_py: Callable[..., Any]
+) -> None:
+    """Nothing can be learned here; the job still ends, twice the same, with finite metrics."""
+    rng = random.Random(5)
+    noise = [[f"p{rng.randrange(40)}" for _ in range(rng.randrange(2, 7))] for _ in range(120)]
+    snapshot = make_snapshot(tmp_path / "s", noise[:100], [], noise[100:], as_json=True)
+    results = []
+    for name in ("first", "second"):
+        arguments = ("--epochs", "2", "--embedding-dim", "16", "--architecture", "attention")
+        done = train_py(snapshot, tmp_path / name, *arguments)
+        assert done.returncode == 0, done.stderr
+        results.append(_measured(tmp_path / name))
+    assert results[0] == results[1]
+    assert results[0]["history"][0]["val_mrr@20"] is None
+    assert results[0]["model"]["mrr@20"] < 0.4
+
+
+@pytest.mark.skipif(not (DATA / "browsing.csv.gz").is_file(), reason=f"no real sessions under {DATA}")
+def test_real_sessions_beat_popularity_and_covisitation(
+    tmp_path: Path, make_snapshot: Callable[..., Path], train_py: Callable[..., Any]
+) -> None:
+    """A short job (a third of the default epochs) on real sessions, split by time."""
+    import pandas as pd
+
+    events = pd.read_csv(DATA / "browsing.csv.gz", dtype=str, keep_default_na=False)
+    events = events[events["product_action"].isin(["detail", "add", "purchase"])]
+    events["at"] = events["server_timestamp_epoch_ms"].astype("int64")
+    by_session = events.sort_values(["session_id_hash", "at"], kind="stable").groupby("session_id_hash")
+    frame = by_session.agg(skus=("product_sku_hash", list), start=("at", "min"), end=("at", "max"))
+    frame = frame.sort_values("start", kind="stable")
+    first, second = frame["start"].quantile(0.8), frame["start"].quantile(0.9)
+    parts = [
+        frame[frame["end"] < first],
+        frame[(frame["start"] >= first) & (frame["end"] < second)],
+        frame[frame["start"] >= second],
+    ]
+    snapshot = make_snapshot(tmp_path / "s", *(part["skus"].tolist() for part in parts))
+    done = train_py(snapshot, tmp_path / "out", "--epochs", "3")
+    assert done.returncode == 0, done.stderr
+    report = _strict(tmp_path / "out/data/evaluation/metrics.json")
+    for metric, margin in (("hit_rate@20", 0.04), ("mrr@20", 0.02)):
+        rivals = [report["baselines"][name][metric] for name in ("popularity", "covisitation")]
+        assert report["model"][metric] > max(rivals) + margin

@@ -1,0 +1,160 @@
+"""SageMaker's control plane as a script: each look at a job or endpoint shows its next state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import botocore.client
+import pytest
+from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
+from botocore.validate import ParamValidator
+
+ACCOUNT = "arn:aws:sagemaker:us-east-1:123456789012"
+SERVICES = {"sagemaker", "sagemaker-runtime"}
+
+
+def refusal(operation: str, code: str, message: str, status: int = 400) -> ClientError:
+    answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, operation)
+
+
+class FakeSageMaker:
+    """Takes the calls of real boto3 clients; other services go on to whoever had them before.
+
+    Attributes:
+        calls: Name and request of every call that changes something.
+        jobs: Job name to its descriptions still to be shown; the last one stays.
+        endpoints: The same for endpoints.
+        next_job: Descriptions that a new job goes through.
+        after_update: Endpoint descriptions that an update or create leads to, given the configuration.
+        faults: Operation to the error that its next call raises.
+        answer: Body of InvokeEndpoint, given the request.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.jobs: dict[str, list[dict[str, Any]]] = {}
+        self.models: dict[str, dict[str, Any]] = {}
+        self.configs: dict[str, dict[str, Any]] = {}
+        self.endpoints: dict[str, list[dict[str, Any]]] = {}
+        self.next_job: list[dict[str, Any]] = [{"TrainingJobStatus": "InProgress"}, {}]
+        self.after_update: Callable[[str], list[dict[str, Any]]] = lambda config: [
+            {"EndpointStatus": "Updating"},
+            {"EndpointStatus": "InService", "EndpointConfigName": config},
+        ]
+        self.faults: dict[str, ClientError] = {}
+        self.answer: Callable[[dict[str, Any]], bytes] = lambda request: b"{}"
+
+    def made(self, operation: str) -> list[dict[str, Any]]:
+        return [request for name, request in self.calls if name == operation]
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        passed_on = botocore.client.BaseClient._make_api_call  # type: ignore[attr-defined]
+
+        def call(client: Any, operation: str, request: dict[str, Any]) -> Any:
+            if client.meta.service_model.service_name not in SERVICES:
+                return passed_on(client, operation, request)
+            shape = client.meta.service_model.operation_model(operation).input_shape
+            report = ParamValidator().validate(request, shape)
+            assert not report.has_errors(), report.generate_report()
+            if operation in self.faults:
+                raise self.faults.pop(operation)
+            if not operation.startswith("Describe"):
+                self.calls.append((operation, request))
+            answer = getattr(self, f"_{operation}")(**request)
+            return {**answer, "ResponseMetadata": {"HTTPStatusCode": 200}}
+
+        monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
+
+    def _next(self, operation: str, shown: list[dict[str, Any]] | None, kind: str, name: str) -> Any:
+        if not shown:
+            raise refusal(operation, "ValidationException", f'Could not find {kind} "{name}".')
+        return shown.pop(0) if len(shown) > 1 else shown[0]
+
+    def job(self, name: str, request: dict[str, Any], **state: Any) -> dict[str, Any]:
+        output = request.get("OutputDataConfig", {"S3OutputPath": "s3://post-modern-stack/shop/models"})
+        described = {
+            **{key: value for key, value in request.items() if key != "Tags"},
+            "TrainingJobName": name,
+            "TrainingJobArn": f"{ACCOUNT}:training-job/{name}",
+            "TrainingJobStatus": "Completed",
+            "OutputDataConfig": output,
+            "ModelArtifacts": {"S3ModelArtifacts": f"{output['S3OutputPath']}/{name}/output/model.tar.gz"},
+            "BillableTimeInSeconds": 42,
+            **state,
+        }
+        return {"SecondaryStatus": described["TrainingJobStatus"], **described}
+
+    def _CreateTrainingJob(self, TrainingJobName: str, **request: Any) -> dict[str, Any]:
+        if TrainingJobName in self.jobs:
+            raise refusal("CreateTrainingJob", "ResourceInUse", "Training job names must be unique.")
+        self.jobs[TrainingJobName] = [self.job(TrainingJobName, request, **state) for state in self.next_job]
+        return {"TrainingJobArn": f"{ACCOUNT}:training-job/{TrainingJobName}"}
+
+    def _DescribeTrainingJob(self, TrainingJobName: str) -> dict[str, Any]:
+        shown = self.jobs.get(TrainingJobName)
+        return self._next("DescribeTrainingJob", shown, "training job", TrainingJobName)
+
+    def _StopTrainingJob(self, TrainingJobName: str) -> dict[str, Any]:
+        last = self.jobs[TrainingJobName][-1]
+        stopped = {"TrainingJobStatus": "Stopped", "SecondaryStatus": "Stopped"}
+        self.jobs[TrainingJobName] = [{**last, **stopped}]
+        return {}
+
+    def _CreateModel(self, ModelName: str, **request: Any) -> dict[str, Any]:
+        if ModelName in self.models:
+            raise refusal("CreateModel", "ValidationException", "Cannot create already existing model")
+        self.models[ModelName] = {"ModelName": ModelName, **request}
+        return {"ModelArn": f"{ACCOUNT}:model/{ModelName}"}
+
+    def _DescribeModel(self, ModelName: str) -> dict[str, Any]:
+        found = self.models.get(ModelName)
+        return self._next("DescribeModel", [found] if found else None, "model", ModelName)
+
+    def _CreateEndpointConfig(self, EndpointConfigName: str, **request: Any) -> dict[str, Any]:
+        if EndpointConfigName in self.configs:
+            raise refusal("CreateEndpointConfig", "ValidationException", "Cannot create already existing …")
+        self.configs[EndpointConfigName] = {"EndpointConfigName": EndpointConfigName, **request}
+        return {"EndpointConfigArn": f"{ACCOUNT}:endpoint-config/{EndpointConfigName}"}
+
+    def _DescribeEndpointConfig(self, EndpointConfigName: str) -> dict[str, Any]:
+        found = self.configs.get(EndpointConfigName)
+        shown = [found] if found else None
+        return self._next("DescribeEndpointConfig", shown, "endpoint configuration", EndpointConfigName)
+
+    def _DescribeEndpoint(self, EndpointName: str) -> dict[str, Any]:
+        return self._next("DescribeEndpoint", self.endpoints.get(EndpointName), "endpoint", EndpointName)
+
+    def _CreateEndpoint(self, EndpointName: str, EndpointConfigName: str, **_: Any) -> dict[str, Any]:
+        return self._UpdateEndpoint(EndpointName, EndpointConfigName)
+
+    def _UpdateEndpoint(self, EndpointName: str, EndpointConfigName: str) -> dict[str, Any]:
+        before = self.endpoints.get(EndpointName, [{}])[-1].get("EndpointConfigName", EndpointConfigName)
+        self.endpoints[EndpointName] = [
+            {"EndpointName": EndpointName, "EndpointConfigName": before, **state}
+            for state in self.after_update(EndpointConfigName)
+        ]
+        return {"EndpointArn": f"{ACCOUNT}:endpoint/{EndpointName}"}
+
+    def _InvokeEndpoint(self, **request: Any) -> dict[str, Any]:
+        body = self.answer(request)
+        return {"Body": StreamingBody(io.BytesIO(body), len(body)), "ContentType": "application/json"}
+
+
+class TaskStore:
+    """The task's store as a dictionary; hand the same one to two tries to play a retry."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from botocore.exceptions import EndpointConnectionError
+
+from include.operators import check_prerequisites
+from include.operators.check_prerequisites import CheckPrerequisitesOperator
+from include.settings import get_settings
+from include.warehouse.base import ConnectionInfo, open_warehouse
+from include.warehouse.dialect import Statement
+
+EVENT = (
+    "insert into raw.shopping_events (etl_id, etl_timestamp, api_key, event_type, event_date, raw_data) "
+    "values ('e', now()::timestamp, 'demo-shop', 'pageview', date '2021-01-15', '{}')"
+)
+
+
+def check(start: str = "2021-01-01", end: str = "2021-02-01", tenant: str | None = None) -> Any:
+    task = CheckPrerequisitesOperator(
+        task_id="check_prerequisites", start_date=start, end_date=end, tenant=tenant
+    )
+    return task.execute({})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def set_up(aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place in which nothing is missing; returns the DuckDB file."""
+    file = tmp_path / "warehouse.duckdb"
+    connection = {"conn_type": "duckdb", "host": str(file)}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(connection))
+    python = tmp_path / "python"
+    python.touch(mode=0o755)
+    monkeypatch.setenv("PMS_ML_PYTHON", str(python))
+    get_settings.cache_clear()
+    with open_warehouse(ConnectionInfo("duckdb", host=str(file)), "shop") as warehouse:
+        warehouse.create_raw_tables()
+        warehouse.execute(Statement(EVENT))
+    return file
+
+
+def test_nothing_is_missing(set_up: Path) -> None:
+    assert check() == {"start_date": "2021-01-01", "end_date": "2021-02-01"}
+
+
+def test_airflows_own_start_date_is_left_alone() -> None:
+    task = CheckPrerequisitesOperator(task_id="check", start_date="2021-01-01", end_date="2021-02-01")
+    assert (task.start_date, task.end_date) == (None, None)
+
+
+def test_missing_bucket_is_created(set_up: Path, aws: Any) -> None:
+    aws.delete_bucket(Bucket="post-modern-stack")
+    check()
+    aws.head_bucket(Bucket="post-modern-stack")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        ("2021-02-01", "2021-01-01", "must be before"),
+        ("2021-02-01", "2021-02-01", "must be before"),
+        ("yesterday", "2021-02-01", "must be a date"),
+        ("2021-02-30", "2021-03-01", "not a day of the calendar"),
+        ("2001-01-01", "2021-01-01", "longer than ten years"),
+    ],
+)
+def test_unusable_window_is_refused(set_up: Path, start: str, end: str, message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        check(start, end)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [("2022-01-01", "2022-02-01"), ("2021-01-01", "2021-01-15"), ("2021-01-16", "2021-02-01")],
+)
+def test_window_without_events_is_skipped(set_up: Path, start: str, end: str) -> None:
+    with pytest.raises(AirflowSkipException, match="are from 2021-01-15 to 2021-01-15"):
+        check(start, end)
+
+
+def test_missing_thing_outweighs_a_window_without_events(
+    set_up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMS_ML_PYTHON", "/nowhere/python")
+    get_settings.cache_clear()
+    with pytest.raises(AirflowFailException, match="make setup"):
+        check("2022-01-01", "2022-02-01")
+
+
+@pytest.mark.parametrize("tenant", ["another-shop", "x' or '1'='1"])
+def test_run_may_be_about_another_tenant(set_up: Path, tenant: str) -> None:
+    with pytest.raises(AirflowFailException, match="no events of tenant"):
+        check(tenant=tenant)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"AIRFLOW_CONN_WAREHOUSE_DEFAULT": None}, "no connection 'warehouse_default'"),
+        ({"AIRFLOW_CONN_AWS_DEFAULT": None}, "no connection 'aws_default'"),
+        ({"AIRFLOW_CONN_WAREHOUSE_DEFAULT": '{"conn_type": "postgres"}'}, "make them agree"),
+        ({"PMS_TENANT": "another-shop"}, "no events of tenant 'another-shop'"),
+        ({"PMS_TRAINING_INSTANCE_TYPE": "ml.enormous"}, "no instance type 'ml.enormous'"),
+        ({"PMS_ENDPOINT_INSTANCE_TYPE": "m5.large"}, "PMS_ENDPOINT_INSTANCE_TYPE"),
+        ({"PMS_ML_PYTHON": "/nowhere/python"}, "make setup"),
+    ],
+)
+def test_each_missing_thing_is_named(
+    set_up: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str | None], message: str
+) -> None:
+    for name, value in change.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    with pytest.raises(AirflowFailException, match=message):
+        check()
+
+
+def test_all_that_is_missing_is_named_at_once(set_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up.unlink()
+    monkeypatch.setenv("PMS_ML_PYTHON", "/nowhere/python")
+    monkeypatch.delenv("AIRFLOW_CONN_AWS_DEFAULT")
+    get_settings.cache_clear()
+    with pytest.raises(AirflowFailException) as failure:
+        check("x", "y")
+    for part in ("1. ", "a date", "load_shopping_events first", "'aws_default'", "4. ", "make setup"):
+        assert part in str(failure.value)
+
+
+def test_fault_that_may_pass_is_retried(set_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1:5055")
+
+    monkeypatch.setattr(check_prerequisites, "_check_aws", unreachable)
+    with pytest.raises(AirflowException, match="For now") as failure:
+        check()
+    assert not isinstance(failure.value, AirflowFailException)

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import boto3
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from include.contracts import Snapshot, TrainedModel
+from include.operators import train_model
+from include.operators.train_model import TrainModelOperator
+from include.sagemaker.source import source_digest
+from include.sagemaker.training import LOG_GROUP
+from tests.operators.fake_sagemaker import FakeSageMaker, refusal
+
+pytestmark = pytest.mark.usefixtures("naps")
+
+RUNNING = {"TrainingJobStatus": "InProgress", "SecondaryStatus": "Training"}
+DONE: dict[str, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def source(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "train.py").write_text("print('training')")
+    monkeypatch.setattr(train_model, "SOURCE", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def data(aws: Any, snapshot: Snapshot) -> None:
+    key = snapshot.uri.removeprefix("s3://post-modern-stack/") + "manifest.json"
+    aws.put_object(Bucket="post-modern-stack", Key=key, Body=b"{}")
+
+
+def operator(snapshot: Snapshot, **changes: Any) -> TrainModelOperator:
+    arguments: dict[str, Any] = {
+        "snapshot": snapshot.to_xcom(),
+        "hyperparameters": {"epochs": 3, "architecture": "gru"},
+        "instance_type": "ml.g5.xlarge",
+        "max_runtime_seconds": 3600,
+        **changes,
+    }
+    return TrainModelOperator(task_id="train_model", **arguments)
+
+
+def run(snapshot: Snapshot, **changes: Any) -> TrainedModel:
+    return TrainedModel.model_validate(operator(snapshot, **changes).execute({}))  # type: ignore[arg-type]
+
+
+def put_artefacts(aws: Any, name: str) -> None:
+    for artefact in ("model", "output"):
+        key = f"shop/models/{name}/output/{artefact}.tar.gz"
+        aws.put_object(Bucket="post-modern-stack", Key=key, Body=b"x")
+
+
+def test_a_run_uploads_the_code_and_starts_one_job(
+    sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot, source: Any
+) -> None:
+    trained = run(snapshot)
+    [request] = sagemaker.made("CreateTrainingJob")
+    assert trained.job_name == request["TrainingJobName"]
+    assert trained.snapshot_id == snapshot.snapshot_id
+    assert trained.evaluation_uri == (
+        f"s3://post-modern-stack/shop/models/{trained.job_name}/output/output.tar.gz"
+    )
+    assert trained.billable_seconds == 42
+    key = f"shop/code/{source_digest(source)}/sourcedir.tar.gz"
+    assert request["HyperParameters"]["sagemaker_submit_directory"] == f'"s3://post-modern-stack/{key}"'
+    assert aws.head_object(Bucket="post-modern-stack", Key=key)["ContentLength"] > 0
+
+
+def test_templated_numbers_may_arrive_as_text(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    first = run(snapshot)
+    as_text = operator(snapshot, hyperparameters={"epochs": "3", "architecture": "gru"})
+    as_text.max_runtime_seconds = "3600"
+    put = sagemaker.jobs[first.job_name]
+    assert put[-1]["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600}
+    sagemaker.jobs[first.job_name] = [sagemaker.job(first.job_name, {}, **RUNNING), put[-1]]
+    assert as_text.execute({})["job_name"] == first.job_name  # type: ignore[arg-type]
+
+
+def test_retry_attaches_to_the_running_job(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    killed = operator(snapshot)
+    sagemaker.next_job = [RUNNING]
+    killed._follow = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        killed.execute({})  # type: ignore[arg-type]
+    [name] = sagemaker.jobs
+    sagemaker.jobs[name] = [sagemaker.job(name, {}, **state) for state in (RUNNING, RUNNING, DONE)]
+    assert run(snapshot).job_name == name
+    assert len(sagemaker.made("CreateTrainingJob")) == 1
+
+
+def test_job_started_a_moment_ago_by_another_try_is_attached_to(
+    sagemaker: FakeSageMaker, snapshot: Snapshot
+) -> None:
+    sagemaker.faults["DescribeTrainingJob"] = refusal(
+        "DescribeTrainingJob", "ValidationException", "Requested resource not found."
+    )
+    name = run(snapshot).job_name
+    sagemaker.jobs[name] = [sagemaker.job(name, {}, **state) for state in (RUNNING, DONE)]
+    sagemaker.faults["DescribeTrainingJob"] = refusal(
+        "DescribeTrainingJob", "ValidationException", "Requested resource not found."
+    )
+    # The look finds nothing, the create call finds the name taken.
+    assert run(snapshot).job_name == name
+    assert list(sagemaker.jobs) == [name]
+
+
+def test_finished_job_is_used_again(sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot) -> None:
+    first = run(snapshot)
+    put_artefacts(aws, first.job_name)
+    assert run(snapshot) == first
+    assert len(sagemaker.made("CreateTrainingJob")) == 1
+
+
+def test_finished_job_whose_model_was_deleted_is_trained_again(
+    sagemaker: FakeSageMaker, snapshot: Snapshot
+) -> None:
+    first = run(snapshot)
+    assert run(snapshot).job_name == f"{first.job_name}-2"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError: exit code 1"},
+        {"TrainingJobStatus": "Stopped", "SecondaryStatus": "Stopped"},
+        {"TrainingJobStatus": "Stopped", "SecondaryStatus": "MaxRuntimeExceeded"},
+    ],
+    ids=["failed", "stopped", "ran out of time"],
+)
+def test_try_after_a_failure_starts_exactly_one_new_job(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, end: dict[str, Any]
+) -> None:
+    sagemaker.next_job = [RUNNING, end]
+    with pytest.raises(AirflowFailException):
+        run(snapshot)
+    [name] = sagemaker.jobs
+    sagemaker.next_job = [RUNNING, DONE]
+    assert run(snapshot).job_name == f"{name}-2"
+    assert list(sagemaker.jobs) == [name, f"{name}-2"]
+
+
+def test_job_that_is_still_stopping_is_waited_for_and_followed_by_a_new_one(
+    sagemaker: FakeSageMaker, snapshot: Snapshot
+) -> None:
+    name = run(snapshot).job_name
+    states = [{"TrainingJobStatus": "Stopping"}, {"TrainingJobStatus": "Stopping"}]
+    ends = [*states, {"TrainingJobStatus": "Stopped"}]
+    sagemaker.jobs[name] = [sagemaker.job(name, {}, **state) for state in ends]
+    assert run(snapshot).job_name == f"{name}-2"
+
+
+def test_attempts_are_bounded(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    sagemaker.next_job = [{"TrainingJobStatus": "Failed", "FailureReason": "InternalServerError: sorry"}]
+    for _ in range(5):
+        with pytest.raises(AirflowException, match="sorry"):
+            run(snapshot)
+    with pytest.raises(AirflowFailException, match="5 training jobs with these inputs have failed"):
+        run(snapshot)
+    assert len(sagemaker.made("CreateTrainingJob")) == 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "retried"),
+    [
+        ("AlgorithmError: ExecuteUserScriptError: nan loss, exit code: 1", False),
+        ("ClientError: Data download failed: no such key", False),
+        ("InternalServerError: We encountered an internal error. Please try again.", True),
+        ("CapacityError: Unable to provision requested ML compute capacity.", True),
+    ],
+)
+def test_failed_job_fails_the_task_with_its_reason(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, reason: str, retried: bool
+) -> None:
+    sagemaker.next_job = [RUNNING, {"TrainingJobStatus": "Failed", "FailureReason": reason}]
+    with pytest.raises(AirflowException) as failure:
+        run(snapshot)
+    assert reason in str(failure.value)
+    assert isinstance(failure.value, AirflowFailException) is not retried
+
+
+def test_failure_shows_the_end_of_the_jobs_log(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    name = run(snapshot).job_name
+    end = {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError: exit code 1"}
+    sagemaker.jobs[name] = [sagemaker.job(name, {}, **state) for state in (RUNNING, RUNNING, end)]
+    logs = boto3.client("logs", aws_access_key_id="x", aws_secret_access_key="x")
+    logs.create_log_group(logGroupName=LOG_GROUP)
+    stream = f"{name}/algo-1-1"
+    logs.create_log_stream(logGroupName=LOG_GROUP, logStreamName=stream)
+    now = int(time.time() * 1000)
+    events = [{"timestamp": now + n, "message": f"epoch={n}/30 loss=nan"} for n in range(1, 31)]
+    logs.put_log_events(logGroupName=LOG_GROUP, logStreamName=stream, logEvents=events)
+    with pytest.raises(AirflowFailException) as failure:
+        run(snapshot)
+    assert "epoch=30/30 loss=nan" in str(failure.value)
+    assert "epoch=10/30" not in str(failure.value)
+
+
+def test_kill_stops_the_job(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    sagemaker.next_job = [RUNNING]
+    task = operator(snapshot)
+    copy_log = task._copy_log
+    task._copy_log = lambda log: (task.on_kill(), copy_log(log))  # type: ignore[method-assign,assign]
+    with pytest.raises(AirflowException, match="stopped"):
+        task.execute({})  # type: ignore[arg-type]
+    [name] = sagemaker.jobs
+    assert {"TrainingJobName": name} in sagemaker.made("StopTrainingJob")
+
+
+def test_kill_before_a_job_starts_nothing(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    task = operator(snapshot)
+    task.on_kill()
+    with pytest.raises(AirflowException, match="killed before"):
+        task.execute({})  # type: ignore[arg-type]
+    assert sagemaker.calls == []
+
+
+def test_job_that_never_ends_is_stopped_after_the_limit(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, naps: list[float]
+) -> None:
+    sagemaker.next_job = [RUNNING]
+    with pytest.raises(AirflowFailException, match="told to stop"):
+        run(snapshot, max_runtime_seconds=60)
+    assert len(sagemaker.made("StopTrainingJob")) == 1
+    assert 60 < sum(naps) < 60 + train_model.WAIT_BEYOND_LIMIT_SECONDS + 60
+
+
+@pytest.mark.parametrize(
+    ("fault", "retried"),
+    [
+        (refusal("CreateTrainingJob", "ExpiredTokenException", "expired"), False),
+        (refusal("CreateTrainingJob", "AccessDeniedException", "no"), False),
+        (refusal("CreateTrainingJob", "ValidationException", "unknown image"), False),
+        (refusal("CreateTrainingJob", "ThrottlingException", "slow down"), True),
+        (refusal("CreateTrainingJob", "InternalFailure", "sorry", 500), True),
+    ],
+    ids=lambda value: value.response["Error"]["Code"] if not isinstance(value, bool) else str(value),
+)
+def test_refused_request_is_retried_only_where_that_can_help(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, fault: Any, retried: bool
+) -> None:
+    sagemaker.faults["CreateTrainingJob"] = fault
+    with pytest.raises(AirflowException) as failure:
+        run(snapshot)
+    assert isinstance(failure.value, AirflowFailException) is not retried
+
+
+def test_claim_check_of_another_kind_is_refused(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    with pytest.raises(AirflowFailException, match="no Snapshot"):
+        task = operator(snapshot)
+        task.snapshot = {"snapshot_id": "x"}
+        task.execute({})  # type: ignore[arg-type]
+    assert sagemaker.calls == []

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+
+from include.contracts import BadInputError, Snapshot
+from include.sagemaker.training import (
+    METRIC_DEFINITIONS,
+    script_hyperparameters,
+    trained_model,
+    training_outcome,
+    training_request,
+)
+
+SNAPSHOT = Snapshot(
+    snapshot_id="snap-1",
+    uri="s3://b/p/snapshots/snap-1/",
+    manifest_sha256="0" * 64,
+    train_sessions=8,
+    validation_sessions=1,
+    test_sessions=1,
+    products=5,
+    start_date="2026-01-01",
+    end_date="2026-02-01",
+)
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "job_name": "pms-0123456789ab",
+        "snapshot": SNAPSHOT,
+        "hyperparameters": {"epochs": 3, "architecture": "gru", "learning-rate": 0.002},
+        "source_uri": "s3://b/p/code/abc/sourcedir.tar.gz",
+        "output_uri": "s3://b/p/models/",
+        "image": "1.dkr.ecr.us-east-1.amazonaws.com/tensorflow-training:2.21",
+        "role_arn": "arn:aws:iam::123456789012:role/train",
+        "instance_type": "ml.g5.xlarge",
+        "max_runtime_seconds": 3600,
+        "region": "us-east-1",
+        **changes,
+    }
+    return training_request(**arguments)
+
+
+def test_request_fits_the_service_model() -> None:
+    model = botocore.session.get_session().get_service_model("sagemaker")
+    shape = model.operation_model("CreateTrainingJob").input_shape
+    report = ParamValidator().validate(request(), shape)
+    assert not report.has_errors(), report.generate_report()
+    assert request()["ResourceConfig"]["InstanceType"] in model.shape_for("TrainingInstanceType").enum
+    for definition in METRIC_DEFINITIONS:
+        assert len(definition["Regex"]) <= 500
+
+
+def test_hyperparameters_are_json_in_strings() -> None:
+    made = request()["HyperParameters"]
+    assert made == {
+        "epochs": "3",
+        "architecture": '"gru"',
+        "learning-rate": "0.002",
+        "sagemaker_program": '"train.py"',
+        "sagemaker_submit_directory": '"s3://b/p/code/abc/sourcedir.tar.gz"',
+        "sagemaker_container_log_level": "20",
+        "sagemaker_region": '"us-east-1"',
+    }
+    assert all(isinstance(json.loads(value), str | int | float) for value in made.values())
+
+
+def test_hyperparameter_without_a_value_is_left_out() -> None:
+    assert "seed" not in script_hyperparameters({"seed": None}, "s3://b/x.tar.gz", None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hyperparameters": {"sagemaker_program": "evil.py"}}, {"max_runtime_seconds": 0}],
+    ids=["reserved name", "no time"],
+)
+def test_unusable_request_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadInputError):
+        request(**changes)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (
+            "epoch=3/10 loss=5.1234 val_mrr@20=0.2371 val_hit_rate@20=0.5512 seconds=4.2",
+            {"epoch": "3", "train:loss": "5.1234", "validation:mrr@20": "0.2371"},
+        ),
+        ("epoch=10/10 loss=1e-05 val_mrr@20=0.1", {"epoch": "10", "train:loss": "1e-05"}),
+        ("epoch=1/10 val_loss=7.5 loss=5.0 val_mrr@20=0.1", {"train:loss": "5.0"}),
+        ("loading the snapshot", {}),
+    ],
+)
+def test_metrics_are_found_in_the_log_lines(line: str, found: dict[str, str]) -> None:
+    seen = {
+        definition["Name"]: match[1]
+        for definition in METRIC_DEFINITIONS
+        if (match := re.search(definition["Regex"], line))
+    }
+    assert found.items() <= seen.items()
+    assert bool(found) == bool(seen)
+
+
+@pytest.mark.parametrize(
+    ("description", "state", "reason", "worth_retry"),
+    [
+        ({"TrainingJobStatus": "InProgress"}, "running", "", False),
+        ({"TrainingJobStatus": "Stopping"}, "running", "", False),
+        ({"TrainingJobStatus": "Completed"}, "done", "", False),
+        ({"TrainingJobStatus": "Stopped", "SecondaryStatus": "Stopped"}, "failed", "was stopped", False),
+        (
+            {
+                "TrainingJobStatus": "Stopped",
+                "SecondaryStatus": "MaxRuntimeExceeded",
+                "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+            },
+            "failed",
+            "after 60 s",
+            False,
+        ),
+        ({"TrainingJobStatus": "Failed"}, "failed", "no reason", False),
+        (
+            {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError: nan"},
+            "failed",
+            "AlgorithmError: nan",
+            False,
+        ),
+        (
+            {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError: InternalServerError in log"},
+            "failed",
+            "AlgorithmError",
+            False,
+        ),
+        ({"TrainingJobStatus": "Failed", "FailureReason": "InternalServerError: x"}, "failed", "x", True),
+        ({"TrainingJobStatus": "Failed", "FailureReason": "CapacityError: x"}, "failed", "x", True),
+        ({"TrainingJobStatus": "Deleting"}, "failed", "unexpected state 'Deleting'", False),
+        ({}, "failed", "unexpected state", False),
+    ],
+)
+def test_every_state_of_a_job_has_an_outcome(
+    description: dict[str, Any], state: str, reason: str, worth_retry: bool
+) -> None:
+    outcome = training_outcome({"TrainingJobName": "pms-x", **description})
+    assert (outcome.state, outcome.worth_retry) == (state, worth_retry)
+    assert reason in outcome.reason
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    return {
+        "TrainingJobName": "pms-x",
+        "TrainingJobArn": "arn:x",
+        "TrainingJobStatus": "Completed",
+        "ModelArtifacts": {"S3ModelArtifacts": "s3://b/p/models/pms-x/output/model.tar.gz"},
+        "OutputDataConfig": {"S3OutputPath": "s3://b/p/models/"},
+        "TrainingTimeInSeconds": 30,
+        **changes,
+    }
+
+
+def test_claim_check_of_a_completed_job() -> None:
+    trained = trained_model(described(), "snap-1")
+    assert trained.model_uri == "s3://b/p/models/pms-x/output/model.tar.gz"
+    assert trained.evaluation_uri == "s3://b/p/models/pms-x/output/output.tar.gz"
+    assert trained.billable_seconds == 30
+    assert trained_model(described(BillableTimeInSeconds=42), "snap-1").billable_seconds == 42
+
+
+@pytest.mark.parametrize("changes", [{"TrainingJobStatus": "Stopped"}, {"ModelArtifacts": {}}])
+def test_unfinished_job_has_no_claim_check(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadInputError):
+        trained_model(described(**changes), "snap-1")
