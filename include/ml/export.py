@@ -1,0 +1,138 @@
+"""The SavedModel: raw SKUs in, ranked SKUs out, the vocabulary inside; and scoring through that export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from recommender import Recommender
+from sessions import Vocabulary
+
+Strings = npt.NDArray[np.object_]
+
+_BATCH = 256
+_decode = np.vectorize(bytes.decode, otypes=[object])
+
+
+class Server(tf.Module):
+    """The serving graph; uses TensorFlow's own ops only, so that TF Serving can run it."""
+
+    def __init__(self, recommender: Recommender, vocabulary: Vocabulary, max_length: int, top_k: int) -> None:
+        """Puts vocabulary and recommender together.
+
+        Args:
+            recommender: Trained, its blend set.
+            vocabulary: SKUs in id order.
+            max_length: Known items at the end of a session that the network looks at.
+            top_k: Longest list that a request may ask for.
+        """
+        super().__init__()
+        self.recommender = recommender
+        self.max_length = max_length
+        self.top_k = top_k
+        skus = tf.constant([str(sku) for sku in vocabulary.skus])
+        ids = tf.range(1, len(vocabulary) + 1, dtype=tf.int32)
+        self.ids = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(skus, ids), 0)
+        self.skus = tf.constant(skus)
+        total = max(1, int(vocabulary.counts.sum()))
+        self.popularity = tf.constant((vocabulary.counts / total).astype(np.float32))
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None], tf.string, name="session"),
+            tf.TensorSpec([None], tf.int32, name="k"),
+        ]
+    )
+    def serve(self, session: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Answers a batch.
+
+        Args:
+            session: SKUs, oldest first, "" pads anywhere, string [batch, length].
+            k: Products wanted, cut to 1 … top_k, int32 [batch].
+
+        Returns:
+            `skus` string and `scores` float32 [batch, largest k], "" and 0 where a row has no more;
+            `fallback` string [batch], "popularity" where no SKU was known, else "none"; `k` int32 [batch].
+        """
+        found = self.ids.lookup(session)
+        known = _without_repeats(tf.ragged.boolean_mask(found, found > 0))[:, -self.max_length :]
+        lengths = tf.cast(known.row_lengths(), tf.int32)
+        history = known.to_tensor(0)
+        # The network needs at least one step, also where nobody in the batch knows anything.
+        history = tf.pad(history, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(history)[1])]])
+        scores = self.recommender(history, lengths)[:, 1:]
+        is_known = lengths > 0
+        last = tf.gather(history, tf.maximum(lengths - 1, 0), batch_dims=1)
+        viewed = tf.one_hot(last - 1, tf.shape(scores)[1], on_value=True, off_value=False, dtype=tf.bool)
+        scores = tf.where(is_known[:, None], scores, self.popularity[None, :])
+        scores = tf.where(viewed, -1.0, scores)  # below any probability
+        wanted = tf.clip_by_value(k, 1, self.top_k)
+        width = tf.minimum(tf.reduce_max(tf.concat([wanted, [1]], 0)), tf.shape(scores)[1])
+        values, places = tf.math.top_k(scores, width)
+        real = (values >= 0.0) & (tf.range(width)[None, :] < wanted[:, None])
+        return {
+            "skus": tf.where(real, tf.gather(self.skus, places), ""),
+            "scores": tf.where(real, values, 0.0),
+            "fallback": tf.where(is_known, "none", "popularity"),
+            "k": wanted,
+        }
+
+
+def _without_repeats(ids: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Collapses consecutive repeats, as the training sessions were; [batch, (length)] to the same."""
+    rows = ids.value_rowids()
+    same = (ids.values[1:] == ids.values[:-1]) & (rows[1:] == rows[:-1])
+    fresh = tf.concat([tf.ones_like(ids.values[:1], tf.bool), ~same], axis=0)
+    return tf.ragged.boolean_mask(ids, ids.with_values(fresh))
+
+
+def save(server: Server, path: Path) -> None:
+    """Writes the SavedModel with its `serving_default` signature."""
+    for layer in server.recommender.network.layers:
+        if isinstance(layer, keras.layers.GRU):
+            # Traced on a GPU machine, "auto" would bake in a kernel that a CPU endpoint does not have.
+            layer.use_cudnn = False
+    tf.saved_model.save(server, str(path), signatures={"serving_default": server.serve})
+
+
+class Exported:
+    """A SavedModel read back from disk: what is scored is what is served."""
+
+    def __init__(self, path: Path) -> None:
+        """Loads `path`, a folder with `saved_model.pb`."""
+        self._loaded = tf.saved_model.load(str(path))  # keeps the variables alive
+        self._signature = self._loaded.signatures["serving_default"]
+
+    def answer(self, sessions: Strings, k: int) -> dict[str, Any]:
+        """Answers one batch: object array of SKUs [batch, length] to numpy outputs of the signature."""
+        wanted = tf.fill([len(sessions)], k)
+        outputs = self._signature(session=tf.constant(sessions, tf.string), k=wanted)
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    def recommend(self, sessions: Strings, lengths: Any, k: int) -> tuple[Strings, npt.NDArray[np.float32]]:
+        """Answers many sessions, those of like length together.
+
+        Args:
+            sessions: SKUs padded with "" on the right, object array [queries, length].
+            lengths: SKUs per row, [queries].
+            k: Length of the lists.
+
+        Returns:
+            SKUs as str, [queries, k], "" where there are no more, and their scores.
+        """
+        skus = np.full((len(sessions), k), "", dtype=object)
+        scores = np.zeros((len(sessions), k), np.float32)
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), _BATCH):
+            rows = order[start : start + _BATCH]
+            width = max(1, int(lengths[rows].max()))
+            outputs = self.answer(sessions[rows, :width], k)
+            found = outputs["skus"]
+            skus[rows, : found.shape[1]] = _decode(found)
+            scores[rows, : found.shape[1]] = outputs["scores"]
+        return skus, scores

@@ -1,0 +1,94 @@
+"""Next-item networks in Keras: a GRU or causal self-attention under a softmax tied to the item embedding."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+# Two blocks of two heads: the SASRec paper's set-up for sessions this short.
+_BLOCKS = 2
+_HEADS = 2
+
+
+class NextItem(keras.Model):
+    """Scores the whole catalogue after every step of a session.
+
+    Rows are padded on the right with 0. Both encoders look only backwards, so what a row is padded with can
+    not reach its real steps and no mask is needed.
+    """
+
+    def __init__(self, architecture: str, products: int, dim: int, dropout: float, max_length: int) -> None:
+        """Builds the network.
+
+        Args:
+            architecture: `gru` or `attention`.
+            products: Size of the vocabulary; ids run from 1 to `products`.
+            dim: Width of the embedding and of the state.
+            dropout: Share of embedding and state units dropped in training.
+            max_length: Longest row, which the position embedding of `attention` needs.
+
+        Raises:
+            ValueError: The architecture is unknown.
+        """
+        super().__init__()
+        self.items = layers.Embedding(
+            products + 1, dim, embeddings_initializer=keras.initializers.RandomNormal(stddev=dim**-0.5)
+        )
+        self.bias = self.add_weight(name="bias", shape=(products + 1,), initializer="zeros")
+        self.dropout_in = layers.Dropout(dropout)
+        self.dropout_out = layers.Dropout(dropout)
+        if architecture == "gru":
+            self.encoder: layers.Layer = layers.GRU(dim, return_sequences=True)
+        elif architecture == "attention":
+            self.encoder = CausalAttention(dim, dropout, max_length)
+        else:
+            raise ValueError(f"architecture must be gru or attention, not {architecture!r}")
+        self(ops.zeros((1, 2), dtype="int32"))
+
+    def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the state after each step: int32 [batch, length] to float32 [batch, length, dim]."""
+        embedded = self.dropout_in(self.items(ids), training=training)
+        return self.dropout_out(self.encoder(embedded, training=training), training=training)
+
+    def logits(self, states: tf.Tensor) -> tf.Tensor:
+        """Scores every id from states: [rows, dim] to float32 [rows, products + 1], padding far below."""
+        scores = ops.matmul(states, ops.transpose(self.items.embeddings)) + self.bias
+        padding = ops.one_hot(0, ops.shape(self.bias)[0]) * -1e9
+        return ops.cast(scores, "float32") + padding
+
+    def last_logits(self, ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        """Scores what follows each row: int32 [batch, length], int32 [batch] to [batch, products + 1].
+
+        Rows of length 0 are scored on padding; the caller must not use them.
+        """
+        states = self(ids, training=False)
+        last = tf.gather(states, tf.maximum(lengths - 1, 0), batch_dims=1)
+        return self.logits(last)
+
+
+class CausalAttention(layers.Layer):
+    """Stack of pre-norm causal self-attention blocks with learned positions (SASRec)."""
+
+    def __init__(self, dim: int, dropout: float, max_length: int) -> None:
+        """Builds the blocks; arguments as in `NextItem`."""
+        super().__init__()
+        heads = _HEADS if dim % _HEADS == 0 else 1
+        self.places = layers.Embedding(max_length, dim)
+        self.attention = [
+            layers.MultiHeadAttention(heads, dim // heads, dropout=dropout) for _ in range(_BLOCKS)
+        ]
+        self.norms = [layers.LayerNormalization() for _ in range(2 * _BLOCKS + 1)]
+        self.wide = [layers.Dense(2 * dim, activation="gelu") for _ in range(_BLOCKS)]
+        self.narrow = [layers.Dense(dim) for _ in range(_BLOCKS)]
+        self.dropout = layers.Dropout(dropout)
+
+    def call(self, embedded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps [batch, length, dim] to the same shape; step `t` sees steps up to `t`."""
+        state = embedded + self.places(ops.arange(ops.shape(embedded)[1]))
+        for block in range(_BLOCKS):
+            normed = self.norms[2 * block](state)
+            state = state + self.attention[block](normed, normed, use_causal_mask=True, training=training)
+            fed = self.narrow[block](self.wide[block](self.norms[2 * block + 1](state)))
+            state = state + self.dropout(fed, training=training)
+        return self.norms[-1](state)

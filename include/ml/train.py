@@ -1,0 +1,255 @@
+"""SageMaker script mode entry point: snapshot in, SavedModel and evaluation out; the same from a shell.
+
+Folders come from `SM_CHANNEL_SNAPSHOT`, `SM_MODEL_DIR`, `SM_OUTPUT_DATA_DIR` and `SM_OUTPUT_DIR` (each with
+the container's default). A failure exits with status 1, its reason in `$SM_OUTPUT_DIR/failure`; training that
+diverges or a snapshot that is not fit for use fails before anything is exported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras  # the variables above are read at import
+import numpy as np
+import pyarrow as pa
+import scipy
+import tensorflow as tf
+
+import fit
+import queries as protocol
+import sessions as snapshots
+from export import Exported, Server, save
+from model import NextItem
+from recommender import Blend, Recommender
+from results import Scored, score_test_set, smoke_cases, write_evaluation, write_json
+
+_VALIDATION_QUERIES = 5_000
+_TEST_QUERIES = 50_000
+_EXPECTED = (snapshots.SnapshotError, fit.DivergedError)
+
+
+class UsageError(Exception):
+    """The command line is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where SageMaker puts things in and takes things out."""
+
+    snapshot: Path
+    model: Path
+    output_data: Path
+    output: Path
+
+    @classmethod
+    def from_environment(cls) -> Folders:
+        """Reads the `SM_*` variables; the container's own paths are the defaults."""
+        return cls(
+            Path(os.environ.get("SM_CHANNEL_SNAPSHOT", "/opt/ml/input/data/snapshot")),
+            Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")),
+            Path(os.environ.get("SM_OUTPUT_DATA_DIR", "/opt/ml/output/data")),
+            Path(os.environ.get("SM_OUTPUT_DIR", "/opt/ml/output")),
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains, evaluates and exports; returns the exit status."""
+    folders = Folders.from_environment()
+    try:
+        run(parse(argv), folders)
+    except Exception as error:
+        # The container's contract: the reason goes to a file that SageMaker shows as FailureReason.
+        reason = str(error) if isinstance(error, (*_EXPECTED, UsageError)) else traceback.format_exc()
+        folders.output.mkdir(parents=True, exist_ok=True)
+        (folders.output / "failure").write_text(reason, encoding="utf-8")
+        print(f"failed: {reason}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the hyper-parameters.
+
+    Raises:
+        UsageError: An argument is unknown or out of bounds.
+    """
+    parser = _Parser(description="Trains a next-item model on a snapshot.")
+    parser.add_argument("--epochs", type=_whole(1, 1000), default=10)
+    parser.add_argument("--batch-size", type=_whole(1, 65_536), default=64)
+    parser.add_argument("--embedding-dim", type=_whole(2, 2048), default=128)
+    parser.add_argument("--learning-rate", type=_number(0.0), default=0.005)
+    parser.add_argument("--dropout", type=_number(0.0, 0.95), default=0.35)
+    parser.add_argument("--max-length", type=_whole(1, protocol.WINDOW), default=50)
+    parser.add_argument("--seed", type=_whole(0, 2**31 - 1), default=42)
+    parser.add_argument("--architecture", choices=("gru", "attention"), default="gru")
+    parser.add_argument("--top-k", type=_whole(20, 50), default=50)
+    parser.add_argument("--max-seconds", type=_number(0.0), default=0.0, help="0: no limit")
+    # The TensorFlow container adds it; SM_MODEL_DIR is what counts.
+    parser.add_argument("--model_dir", "--model-dir", dest="model_dir", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    del arguments.model_dir
+    return arguments
+
+
+def run(arguments: argparse.Namespace, folders: Folders) -> None:
+    """Runs one training job.
+
+    Raises:
+        snapshots.SnapshotError: The snapshot is not fit for use.
+        fit.DivergedError: Training failed; nothing was exported.
+    """
+    started = time.monotonic()
+    keras.utils.set_random_seed(arguments.seed)
+    if not tf.config.list_physical_devices("GPU"):
+        # On a GPU an op without a deterministic kernel would raise instead of run.
+        tf.config.experimental.enable_op_determinism()
+    corpus = snapshots.load(folders.snapshot)
+    products = len(corpus.vocabulary)
+    _say("read", train=len(corpus.train), validation=len(corpus.validation), test=len(corpus.test))
+    _say("vocabulary", products=products, interactions=len(corpus.train.ids))
+
+    recommender, history, blend = learn(arguments, corpus)
+    training = {
+        "sessions": len(corpus.train),
+        "interactions": len(corpus.train.ids),
+        "products": products,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    exported = export_model(arguments, folders, corpus, recommender, blend)
+    scored = score_test_set(exported, corpus, protocol.build(corpus.test, _TEST_QUERIES, arguments.seed))
+    report = {
+        **scored.summary(products),
+        "history": history,
+        "blend": {"neighbours": blend.neighbours, "revisit": blend.revisit},
+        "seed": arguments.seed,
+        "versions": versions(),
+        "hyperparameters": vars(arguments),
+        "training": training,
+    }
+    smoke = smoke_cases(exported, scored)
+    write_evaluation(folders.output_data / "evaluation", corpus, scored, report, smoke)
+    _announce(report, scored, started)
+
+
+def learn(
+    arguments: argparse.Namespace, corpus: snapshots.Corpus
+) -> tuple[Recommender, list[fit.Epoch], Blend]:
+    """Trains the network and chooses the blend on validation sessions."""
+    products = len(corpus.vocabulary)
+    network = NextItem(
+        arguments.architecture, products, arguments.embedding_dim, arguments.dropout, protocol.WINDOW
+    )
+    validation = protocol.build(corpus.validation, _VALIDATION_QUERIES, arguments.seed)
+    options = fit.Options(
+        arguments.epochs,
+        arguments.batch_size,
+        arguments.learning_rate,
+        arguments.max_length,
+        arguments.seed,
+        arguments.max_seconds,
+    )
+
+    def report(row: fit.Epoch) -> None:
+        values = {name: value for name, value in row.items() if name != "epoch"}
+        _say(f"epoch={row['epoch']}/{arguments.epochs}", **values)
+
+    history = fit.train(network, corpus.train, validation, products, options, report)
+    recommender = Recommender(network, corpus.train, products)
+    blend = fit.choose_blend(recommender, validation)
+    recommender.set_blend(blend)
+    _say("blend", neighbours=blend.neighbours, revisit=blend.revisit)
+    return recommender, history, blend
+
+
+def export_model(
+    arguments: argparse.Namespace,
+    folders: Folders,
+    corpus: snapshots.Corpus,
+    recommender: Recommender,
+    blend: Blend,
+) -> Exported:
+    """Writes the model folder and returns the export read back from it."""
+    version = folders.model / "1"
+    save(Server(recommender, corpus.vocabulary, arguments.max_length, arguments.top_k), version)
+    code = folders.model / "code"
+    code.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(__file__).with_name("inference.py"), code / "inference.py")
+    write_json(
+        folders.model / "model.json",
+        {
+            "snapshot_id": corpus.manifest.get("snapshot_id"),
+            "vocabulary": {"size": len(corpus.vocabulary), "sha256": corpus.vocabulary.sha256()},
+            "hyperparameters": vars(arguments),
+            "blend": {"neighbours": blend.neighbours, "revisit": blend.revisit},
+            "versions": versions(),
+        },
+    )
+    _say("exported", path=version)
+    return Exported(version)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a result depends on."""
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+        "scipy": scipy.__version__,
+    }
+
+
+def _announce(report: dict[str, Any], scored: Scored, started: float) -> None:
+    for name, values in {**report["baselines"], "model": report["model"]}.items():
+        _say(name, **values)
+    _say("done", queries=len(scored.queries), seconds=time.monotonic() - started)
+
+
+def _say(label: str, **values: object) -> None:
+    shown = [
+        f"{key}={f'{value:.4f}' if isinstance(value, float) else value}" for key, value in values.items()
+    ]
+    print(" ".join([label, *shown]), flush=True)
+
+
+def _whole(low: int, high: int) -> Any:
+    def parse_whole(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low} to {high}")
+        return value
+
+    return parse_whole
+
+
+def _number(low: float, high: float = sys.float_info.max) -> Any:
+    def parse_number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:  # NaN fails here too
+            raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
+        return value
+
+    return parse_number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
