@@ -1,0 +1,201 @@
+"""The few expressions in which the vendors' SQL differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Statement:
+    """SQL text and the values bound to its named parameters."""
+
+    sql: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Dialect(Protocol):
+    """Expressions over SQL fragments; none of them takes a value except `literal`."""
+
+    name: str
+    json_type: str
+
+    def schema(self, name: str) -> str:
+        """Returns the full name of a schema."""
+
+    def table(self, schema: str, name: str) -> str:
+        """Returns the full name of a table; schema and name are checked identifiers."""
+
+    def parameter(self, name: str) -> str:
+        """Returns the placeholder of a bound value."""
+
+    def literal(self, text: str) -> str:
+        """Quotes a text, for the places that cannot be bound."""
+
+    def element(self, array: str, position: int) -> str:
+        """Returns the text at a position (from 0) of an array, null past its end."""
+
+    def length(self, array: str) -> str:
+        """Returns the number of elements of an array."""
+
+    def joined(self, array: str) -> str:
+        """Returns an array's elements in one text."""
+
+    def matches(self, text: str, pattern: str) -> str:
+        """Tells whether a whole text matches a regular expression."""
+
+    def date_of_epoch_ms(self, milliseconds: str) -> str:
+        """Returns the UTC date of epoch milliseconds."""
+
+    def json_object(self, pairs: Sequence[tuple[str, str]]) -> str:
+        """Builds a JSON object of (quoted key, expression) pairs."""
+
+    def json_text(self, document: str, key: str) -> str:
+        """Returns the text at a top-level key of a JSON column."""
+
+    def to_json(self, text: str) -> str:
+        """Parses a text as JSON."""
+
+    def fingerprint(self, text: str) -> str:
+        """Hashes a text to an integer that can be summed."""
+
+    def exploded(self, table: str, array: str) -> str:
+        """Returns a query of `split` and `value`, one row per element of an array column."""
+
+
+class DuckDBDialect:
+    """DuckDB's spelling.
+
+    Args:
+        catalog: Name of the attached file. Without it, a file named as one of its schemas is ambiguous.
+    """
+
+    name = "duckdb"
+    json_type = "json"
+
+    def __init__(self, catalog: str | None = None) -> None:
+        self._prefix = "" if catalog is None else '"' + catalog.replace('"', '""') + '".'
+
+    def schema(self, name: str) -> str:
+        """Catalog and schema."""
+        return self._prefix + name
+
+    def table(self, schema: str, name: str) -> str:
+        """Catalog, schema, name."""
+        return f"{self._prefix}{schema}.{name}"
+
+    def parameter(self, name: str) -> str:
+        """`$name`."""
+        return f"${name}"
+
+    def literal(self, text: str) -> str:
+        """Doubles quotes; DuckDB knows no other escape in a plain literal."""
+        return "'" + text.replace("'", "''") + "'"
+
+    def element(self, array: str, position: int) -> str:
+        """Lists count from 1."""
+        return f"{array}[{position + 1}]"
+
+    def length(self, array: str) -> str:
+        """`len`."""
+        return f"len({array})"
+
+    def joined(self, array: str) -> str:
+        """`array_to_string` with a separator that no CSV field can hold unescaped."""
+        return f"array_to_string({array}, chr(31))"
+
+    def matches(self, text: str, pattern: str) -> str:
+        """`regexp_full_match`."""
+        return f"regexp_full_match({text}, {self.literal(pattern)})"
+
+    def date_of_epoch_ms(self, milliseconds: str) -> str:
+        """`epoch_ms` returns a timestamp without zone, in UTC."""
+        return f"cast(epoch_ms({milliseconds}) as date)"
+
+    def json_object(self, pairs: Sequence[tuple[str, str]]) -> str:
+        """`json_object` keeps nulls."""
+        return "json_object(" + ", ".join(f"{key}, {value}" for key, value in pairs) + ")"
+
+    def json_text(self, document: str, key: str) -> str:
+        """`json_extract_string`."""
+        return f"json_extract_string({document}, {self.literal('$.' + key)})"
+
+    def to_json(self, text: str) -> str:
+        """A cast."""
+        return f"cast({text} as json)"
+
+    def fingerprint(self, text: str) -> str:
+        """Low 64 bits of the MD5."""
+        return f"cast(md5_number_lower({text}) as hugeint)"
+
+    def exploded(self, table: str, array: str) -> str:
+        """`unnest`."""
+        return f"select split, unnest({array}) as value from {table}"
+
+
+class SnowflakeDialect:
+    """Snowflake's spelling, with pyformat parameters."""
+
+    name = "snowflake"
+    json_type = "variant"
+
+    def schema(self, name: str) -> str:
+        """The schema; the connection chooses the database."""
+        return name
+
+    def table(self, schema: str, name: str) -> str:
+        """Schema and name; the connection chooses the database."""
+        return f"{schema}.{name}"
+
+    def parameter(self, name: str) -> str:
+        """`%(name)s`."""
+        return f"%({name})s"
+
+    def literal(self, text: str) -> str:
+        """Escapes backslashes too, and percent signs, which the driver would read as parameters."""
+        escaped = text.replace("\\", "\\\\").replace("'", "''").replace("%", "%%")
+        return f"'{escaped}'"
+
+    def element(self, array: str, position: int) -> str:
+        """Arrays count from 0 and hold variants."""
+        return f"{array}[{position}]::varchar"
+
+    def length(self, array: str) -> str:
+        """`array_size`."""
+        return f"array_size({array})"
+
+    def joined(self, array: str) -> str:
+        """`array_to_string` with a separator that no CSV field can hold unescaped."""
+        return f"array_to_string({array}, chr(31))"
+
+    def matches(self, text: str, pattern: str) -> str:
+        """`regexp_like` is anchored at both ends."""
+        return f"regexp_like({text}, {self.literal(pattern)})"
+
+    def date_of_epoch_ms(self, milliseconds: str) -> str:
+        """Scale 3 means milliseconds."""
+        return f"to_date(to_timestamp_ntz({milliseconds}, 3))"
+
+    def json_object(self, pairs: Sequence[tuple[str, str]]) -> str:
+        """Keeps nulls, as the other dialect does."""
+        return "object_construct_keep_null(" + ", ".join(f"{key}, {value}" for key, value in pairs) + ")"
+
+    def json_text(self, document: str, key: str) -> str:
+        """`get_path` by a quoted key, then a cast."""
+        return f"get({document}, {self.literal(key)})::varchar"
+
+    def to_json(self, text: str) -> str:
+        """`parse_json`."""
+        return f"parse_json({text})"
+
+    def fingerprint(self, text: str) -> str:
+        """Low 64 bits of the MD5."""
+        return f"cast(md5_number_lower64({text}) as number(38, 0))"
+
+    def exploded(self, table: str, array: str) -> str:
+        """`lateral flatten`."""
+        return (
+            f"select t.split, f.value::varchar as value from {table} as t, "
+            f"lateral flatten(input => t.{array}) as f"
+        )
