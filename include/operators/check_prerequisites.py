@@ -1,0 +1,191 @@
+"""Looks for everything a run needs before anything is started, and names all that is missing at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.sdk import BaseOperator, Connection, Context
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+)
+from botocore.exceptions import BotoCoreError, ClientError
+
+from include.contracts import PipelineError, SettingsError
+from include.sagemaker.errors import explain, is_permanent
+from include.sagemaker.storage import ensure_bucket
+from include.settings import Settings, get_settings
+from include.warehouse.base import ConnectionInfo, open_warehouse
+from include.warehouse.dialect import Dialect, Statement
+from include.window import Window, resolve_window
+
+
+class CheckPrerequisitesOperator(BaseOperator):
+    """Fails within seconds, with one list of all that is missing, instead of after an hour with the first.
+
+    The dates, the warehouse and its raw log for this window, AWS credentials, the bucket (created where
+    it is missing), the instance types, and the ML environment.
+
+    Args:
+        start_date: First day of the window, ISO.
+        end_date: Day after the last, ISO.
+        tenant: Whose events; None for the setting's.
+        **kwargs: Arguments of the base operator.
+    """
+
+    # Not `start_date`: that name is Airflow's own, for when a task may first run.
+    template_fields: Sequence[str] = ("window_start", "window_end", "tenant")
+
+    def __init__(self, *, start_date: str, end_date: str, tenant: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.window_start = start_date
+        self.window_end = end_date
+        self.tenant = tenant
+
+    def execute(self, context: Context) -> dict[str, str]:
+        """Runs every check; returns the window.
+
+        Raises:
+            AirflowFailException: Something is missing; the message lists all of it.
+            AirflowException: Something did not answer for now.
+            AirflowSkipException: All is well, and the window holds no events.
+        """
+        settings = get_settings()
+        empty: list[str] = []
+        problems: list[str] = []
+        passing: list[str] = []
+        window: Window | None = None
+        try:
+            window = resolve_window(self.window_start, self.window_end, datetime.now(UTC), 1)
+        except SettingsError as error:
+            problems.append(str(error))
+        checks: tuple[Callable[[], None], ...] = (
+            lambda: empty.extend(_check_warehouse(settings, self.tenant or settings.tenant, window)),
+            lambda: _check_aws(settings),
+            lambda: _check_ml_environment(settings),
+        )
+        for check in checks:
+            self._run(check, problems, passing)
+        if problems:
+            listed = "\n".join(
+                f"  {number}. {problem}" for number, problem in enumerate(problems + passing, 1)
+            )
+            raise AirflowFailException(f"The run cannot start:\n{listed}")
+        if passing:
+            raise AirflowException("For now: " + " ".join(passing))
+        if empty:
+            # An empty day is no fault: the run ends green, and what is deployed stays.
+            raise AirflowSkipException(" ".join(empty))
+        assert window is not None
+        self.log.info("Everything is there for %s to %s.", window.start, window.end)
+        return {"start_date": window.start, "end_date": window.end}
+
+    def _run(self, check: Callable[[], None], problems: list[str], passing: list[str]) -> None:
+        try:
+            check()
+        except PipelineError as error:
+            problems.append(str(error))
+        except (ClientError, BotoCoreError) as error:
+            (problems if is_permanent(error) else passing).append(f"AWS: {explain(error)}")
+        except OSError as error:
+            # A locked or unreachable warehouse: a retry may find it free.
+            passing.append(str(error))
+
+
+def _connection(conn_id: str, setting: str) -> Connection:
+    try:
+        connection: Connection = Connection.get(conn_id)
+    except AirflowNotFoundException as error:
+        raise SettingsError(f"Airflow has no connection {conn_id!r}: add it, or set {setting}.") from error
+    return connection
+
+
+def _check_warehouse(settings: Settings, tenant: str, window: Window | None) -> list[str]:
+    """Opens the warehouse and looks for the tenant's events in the window.
+
+    Returns:
+        The reason where the window holds none; empty where it holds some.
+
+    Raises:
+        SettingsError: The connection is missing or of the wrong kind, or the raw log has none of theirs.
+        WarehouseUnavailableError: The warehouse is locked or gone for now.
+    """
+    info = ConnectionInfo.of(_connection(settings.warehouse_conn_id, "PMS_WAREHOUSE_CONN_ID"))
+    if info.conn_type != settings.warehouse:
+        raise SettingsError(
+            f"Connection {info.conn_id!r} is of type {info.conn_type!r}, but PMS_WAREHOUSE is "
+            f"{settings.warehouse!r}: make them agree."
+        )
+    load = "Run the DAG load_shopping_events first."
+    with open_warehouse(info, settings.warehouse_schema) as warehouse:
+        [(tables,)] = warehouse.execute(_count_raw_tables())
+        if int(tables) < 2:
+            raise SettingsError(
+                f"The warehouse has no raw tables (raw.shopping_events, raw.products). {load}"
+            )
+        [(first, last)] = warehouse.execute(_event_dates(warehouse.dialect, tenant))
+    if first is None:
+        raise SettingsError(f"The raw log has no events of tenant {tenant!r}. {load}")
+    if window is not None and (str(last) < window.start or str(first) >= window.end):
+        return [
+            f"No events from {window.start} to {window.end}: those of {tenant!r} are from {first} to {last}. "
+            "Nothing to train on, and what is deployed stays. Choose other dates, or load more."
+        ]
+    return []
+
+
+def _count_raw_tables() -> Statement:
+    return Statement(
+        "select count(*) from information_schema.tables where lower(table_schema) = 'raw' "
+        "and lower(table_name) in ('shopping_events', 'products')"
+    )
+
+
+def _event_dates(dialect: Dialect, tenant: str) -> Statement:
+    return Statement(
+        f"select min(event_date), max(event_date) from {dialect.table('raw', 'shopping_events')} "
+        f"where api_key = {dialect.parameter('tenant')}",
+        {"tenant": tenant},
+    )
+
+
+def _check_aws(settings: Settings) -> None:
+    """Asks AWS who we are, makes sure of the bucket, and looks up the instance types.
+
+    Raises:
+        SettingsError: The connection is missing, the bucket is not ours, or an instance type is unknown.
+        ClientError: AWS refused.
+    """
+
+    def client(service: str) -> Any:
+        return AwsBaseHook(aws_conn_id=settings.aws_conn_id, client_type=service).get_conn()
+
+    # Without it the provider would fall back, silently, to whatever credentials the worker has.
+    _connection(settings.aws_conn_id, "PMS_AWS_CONN_ID")
+    client("sts").get_caller_identity()
+    ensure_bucket(client("s3"), settings.bucket)
+    model = client("sagemaker").meta.service_model
+    for setting, shape, chosen in (
+        ("PMS_TRAINING_INSTANCE_TYPE", "TrainingInstanceType", settings.training_instance_type),
+        ("PMS_ENDPOINT_INSTANCE_TYPE", "ProductionVariantInstanceType", settings.endpoint_instance_type),
+    ):
+        if chosen not in model.shape_for(shape).enum:
+            raise SettingsError(f"{setting}: SageMaker has no instance type {chosen!r} for this.")
+
+
+def _check_ml_environment(settings: Settings) -> None:
+    """Makes sure that the gate's interpreter can be run.
+
+    Raises:
+        SettingsError: It is not there.
+    """
+    if not os.access(settings.ml_python, os.X_OK):
+        raise SettingsError(
+            f"There is no ML environment at {settings.ml_python}: run make setup, or set PMS_ML_PYTHON."
+        )

@@ -1,0 +1,62 @@
+"""Names that are functions of content: the same inputs find the same job, model and configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+PREFIX = "pms"
+MAX_ATTEMPTS = 5
+
+
+def content_name(**content: object) -> str:
+    """Returns `pms-<12 hex>` of JSON-ready content; the order of keywords does not matter."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"{PREFIX}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def training_job_name(
+    snapshot_id: str, code_sha: str, hyperparameters: Mapping[str, object], image: str, instance_type: str
+) -> str:
+    """Returns the name of the job that trains this code on this snapshot.
+
+    Values of hyper-parameters count by their text, as `train.py` gets them: 10 and "10" are one job.
+    """
+    return content_name(
+        kind="training-job",
+        snapshot_id=snapshot_id,
+        code_sha=code_sha,
+        hyperparameters={name: str(value) for name, value in hyperparameters.items() if value is not None},
+        image=image,
+        instance_type=instance_type,
+    )
+
+
+def attempt_name(job_name: str, attempt: int) -> str:
+    """Returns the job name of an attempt, counted from 1; the first is the name itself.
+
+    SageMaker never frees a job's name, so a job that failed is followed by `-2`, `-3`, …
+    """
+    return job_name if attempt == 1 else f"{job_name}-{attempt}"
+
+
+def model_name(
+    job_name: str, image: str, model_uri: str, environment: Mapping[str, str], role_arn: str
+) -> str:
+    """Returns the name of the SageMaker model that serves a job's artefact."""
+    return content_name(
+        kind="model",
+        job_name=job_name,
+        image=image,
+        model_uri=model_uri,
+        environment=dict(environment),
+        role_arn=role_arn,
+    )
+
+
+def endpoint_config_name(model: str, instance_type: str, instance_count: int) -> str:
+    """Returns the name of the endpoint configuration that puts a model on instances."""
+    return content_name(
+        kind="endpoint-config", model=model, instance_type=instance_type, instance_count=instance_count
+    )
