@@ -241,6 +241,9 @@ class ServedModel:
                 raise BadRequestError(
                     f"{column.name} must be {column.dtype} of one length in all instances"
                 ) from error
+            # TensorFlow wraps a whole number that is too large for its type around, silently.
+            if tensor.dtype.is_integer and tensor.numpy().tolist() != columns[column.name]:
+                raise BadRequestError(f"{column.name} holds a number outside {column.dtype}")
             if not tensor.shape.is_compatible_with(column.shape):
                 raise BadRequestError(f"{column.name} has shape {tensor.shape}, not {list(column.shape)}")
             tensors[column.name] = tensor

@@ -85,7 +85,7 @@ def test_the_hook_reads_the_jobs_lines(cloud: Cloud) -> None:
 
 
 def test_a_failed_job_fails_the_task_with_its_reason(cloud: Cloud) -> None:
-    with pytest.raises(AirflowException, match="AlgorithmError.*no such column"):
+    with pytest.raises(AirflowException, match=r"AlgorithmError(?s:.*)no such column"):
         _train(cloud, "raise SystemExit('no such column')").execute({})
 
 

@@ -111,12 +111,12 @@ def test_the_model_registry_is_motos(cloud: Cloud) -> None:
             "SupportedResponseMIMETypes": ["application/json"],
         },
     )["ModelPackageArn"]
-    sagemaker.update_model_package(ModelPackageArn=package, ModelApprovalStatus="Approved")
-    listed = sagemaker.list_model_packages(ModelPackageGroupName=group, ModelApprovalStatus="Approved")
-    assert [one["ModelPackageArn"] for one in listed["ModelPackageSummaryList"]] == [package]
     assert sagemaker.describe_model_package(ModelPackageName=package)["CustomerMetadataProperties"] == {
         "snapshot": "abc"
     }
+    sagemaker.update_model_package(ModelPackageArn=package, ModelApprovalStatus="Approved")
+    listed = sagemaker.list_model_packages(ModelPackageGroupName=group, ModelApprovalStatus="Approved")
+    assert [one["ModelPackageArn"] for one in listed["ModelPackageSummaryList"]] == [package]
     sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "k", "Value": "v"}])
     assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "k", "Value": "v"}]
 

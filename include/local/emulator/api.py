@@ -1,0 +1,103 @@
+"""Which SageMaker operation is answered by what: jobs and endpoints by us, the registry by moto."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from moto.core.utils import camelcase_to_underscores
+from moto.sagemaker.responses import SageMakerResponse
+
+from include.local.emulator.endpoints import Endpoints
+from include.local.emulator.errors import AwsError
+from include.local.emulator.jobs import TrainingJobs
+from include.local.emulator.models import Models
+from include.local.emulator.resources import Resource, find_by_arn
+from include.local.emulator.shapes import check_request, operation, to_wire
+
+Handler = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SageMaker:
+    """The SageMaker API of one emulator."""
+
+    jobs: TrainingJobs
+    models: Models
+    endpoints: Endpoints
+
+    def answer(self, name: str, region: str, request: object) -> dict[str, Any] | None:
+        """Answers an operation.
+
+        Args:
+            name: Operation, such as `CreateTrainingJob`.
+            region: Region of the caller.
+            request: The decoded request.
+
+        Returns:
+            The answer in JSON types, or None where moto is to answer the (valid) request.
+
+        Raises:
+            AwsError: As AWS answers what is unknown or wrong.
+        """
+        cleaned = check_request(name, request)
+        if name in _TAG_OPERATIONS:
+            resource = self._find(cleaned["ResourceArn"])
+            return None if resource is None else _TAG_OPERATIONS[name](resource, cleaned)
+        handler = self._handlers().get(name)
+        if handler is not None:
+            answer: dict[str, Any] = to_wire(handler(region, cleaned))
+            return answer
+        if not hasattr(SageMakerResponse, camelcase_to_underscores(name)):
+            raise AwsError(
+                "UnknownOperationException", f"The local emulator does not have {operation(name).name}."
+            )
+        return None
+
+    def _handlers(self) -> dict[str, Handler]:
+        return {
+            "CreateTrainingJob": self.jobs.create,
+            "DescribeTrainingJob": self.jobs.describe,
+            "StopTrainingJob": self.jobs.stop,
+            "ListTrainingJobs": self.jobs.list_jobs,
+            "CreateModel": self.models.create_model,
+            "DescribeModel": self.models.describe_model,
+            "DeleteModel": self.models.delete_model,
+            "ListModels": self.models.list_models,
+            "CreateEndpointConfig": self.models.create_config,
+            "DescribeEndpointConfig": self.models.describe_config,
+            "DeleteEndpointConfig": self.models.delete_config,
+            "ListEndpointConfigs": self.models.list_configs,
+            "CreateEndpoint": self.endpoints.create,
+            "DescribeEndpoint": self.endpoints.describe,
+            "UpdateEndpoint": self.endpoints.update,
+            "DeleteEndpoint": self.endpoints.delete,
+            "ListEndpoints": self.endpoints.list_endpoints,
+        }
+
+    def _find(self, arn: str) -> Resource | None:
+        stores = (self.jobs.store, self.models.models, self.models.configs, self.endpoints.store)
+        return find_by_arn(stores, arn)
+
+
+def _add_tags(resource: Resource, request: dict[str, Any]) -> dict[str, Any]:
+    resource.tags.update({tag["Key"]: tag["Value"] for tag in request["Tags"]})
+    return _list_tags(resource, request)
+
+
+def _delete_tags(resource: Resource, request: dict[str, Any]) -> dict[str, Any]:
+    for key in request["TagKeys"]:
+        resource.tags.pop(key, None)
+    return {}
+
+
+def _list_tags(resource: Resource, request: dict[str, Any]) -> dict[str, Any]:
+    return {"Tags": [{"Key": key, "Value": value} for key, value in sorted(resource.tags.items())]}
+
+
+_TAG_OPERATIONS: dict[str, Callable[[Resource, dict[str, Any]], dict[str, Any]]] = {
+    "AddTags": _add_tags,
+    "DeleteTags": _delete_tags,
+    "ListTags": _list_tags,
+}

@@ -1,0 +1,291 @@
+"""The emulator as one HTTP server on loopback: routes SageMaker to us and all else to moto."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from moto.moto_api._internal.models import moto_api_backend
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from include.local.emulator.api import SageMaker
+from include.local.emulator.endpoints import MAX_BODY_BYTES, Endpoints
+from include.local.emulator.errors import AwsError
+from include.local.emulator.jobs import TrainingJobs
+from include.local.emulator.models import Models
+
+HOST = "127.0.0.1"
+MODEL_SERVER = Path(__file__).resolve().parent.parent / "model_server.py"
+DEFAULT_REGION = "us-east-1"
+_INVOCATIONS = re.compile(r"/endpoints/([^/]+)/invocations")
+_CREDENTIAL = re.compile(r"Credential=[^/]+/\d+/([a-z0-9-]+)/")
+_LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|\[::1\]|([a-z0-9.-]+\.)?localhost)(:\d+)?", re.IGNORECASE)
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    413: "Content Too Large",
+    424: "Failed Dependency",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+_CONTROL_TYPE = "application/x-amz-json-1.1"
+_only_one = threading.Lock()
+log = logging.getLogger(__name__)
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+
+class Emulator:
+    """AWS on loopback. A context manager; moto keeps its state per process, so there is one at a time.
+
+    Args:
+        state_dir: Where jobs and endpoints have their folders.
+        ml_python: Interpreter of training scripts and model servers.
+        port: Port, 0 for any free one.
+        server_command: Model server without its `--model-dir` and `--port`; by default ours, run by
+            `ml_python`.
+        startup_seconds: Time that a model server has for its first good ping.
+        stop_grace_seconds: Time between TERM and KILL.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        ml_python: Path | str,
+        *,
+        port: int = 0,
+        server_command: Sequence[str] | None = None,
+        startup_seconds: float = 120.0,
+        stop_grace_seconds: float = 5.0,
+    ) -> None:
+        # Not resolved: a virtual environment's interpreter is a link, and finds its home by its own path.
+        self._ml_python = str(Path(ml_python).absolute())
+        self._state_dir = state_dir.absolute()
+        self._wanted_port = port
+        self._server_command = list(server_command or [self._ml_python, str(MODEL_SERVER)])
+        self._startup_seconds = startup_seconds
+        self._grace = stop_grace_seconds
+        self._server: BaseWSGIServer | None = None
+        self._thread: threading.Thread | None = None
+        self._sagemaker: SageMaker | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on.
+
+        Raises:
+            RuntimeError: It is not started.
+        """
+        if self._server is None:
+            raise RuntimeError("the emulator is not started")
+        return int(self._server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        """What boto3 takes as `endpoint_url`."""
+        return f"http://{HOST}:{self.port}"
+
+    def start(self) -> Emulator:
+        """Listens and answers, on threads of its own.
+
+        Raises:
+            OSError: The port is taken.
+            RuntimeError: Another emulator runs in this process.
+        """
+        if not _only_one.acquire(blocking=False):
+            raise RuntimeError("moto keeps its state per process: stop the other emulator first")
+        try:
+            moto_api_backend.reset()
+            self._serve()
+        except BaseException:
+            _only_one.release()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ends every training process and model server, then the HTTP server. Twice does no harm."""
+        server, sagemaker = self._server, self._sagemaker
+        if server is None or sagemaker is None or self._thread is None:
+            return
+        # The server last: jobs that end still write their last lines to its CloudWatch.
+        sagemaker.jobs.close()
+        sagemaker.endpoints.close()
+        server.shutdown()
+        self._thread.join(10)
+        server.server_close()
+        self._server = self._sagemaker = self._thread = None
+        _only_one.release()
+
+    def __enter__(self) -> Emulator:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _serve(self) -> None:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, self._wanted_port))
+            listener.listen(128)
+            url = f"http://{HOST}:{listener.getsockname()[1]}"
+            models = Models(url)
+            jobs = TrainingJobs(url, self._state_dir / "jobs", self._ml_python, self._grace)
+            endpoints = Endpoints(
+                url,
+                self._state_dir / "endpoints",
+                models,
+                self._server_command,
+                self._startup_seconds,
+                self._grace,
+            )
+            self._sagemaker = SageMaker(jobs, models, endpoints)
+            self._server = make_server(
+                HOST,
+                listener.getsockname()[1],
+                Application(self._sagemaker),
+                threaded=True,
+                request_handler=_QuietHandler,
+                fd=listener.fileno(),
+            )
+        self._thread = threading.Thread(target=self._server.serve_forever, name="emulator", daemon=True)
+        self._thread.start()
+
+
+class Application:
+    """The WSGI application.
+
+    Args:
+        sagemaker: Our part; moto's comes by itself.
+    """
+
+    def __init__(self, sagemaker: SageMaker) -> None:
+        self._sagemaker = sagemaker
+        self._moto = DomainDispatcherApplication(create_backend_app)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answers a request."""
+        path = environ.get("PATH_INFO", "")
+        try:
+            _refuse_browsers(environ)
+            if match := _INVOCATIONS.fullmatch(path):
+                return self._invoke(match[1], environ, start_response)
+            if "HTTP_X_AMZ_TARGET" in environ and environ["HTTP_X_AMZ_TARGET"].startswith("SageMaker."):
+                return self._control(environ, start_response)
+        except AwsError as error:
+            return _reply_error(start_response, error)
+        except Exception as error:
+            log.exception("%s %s", environ.get("REQUEST_METHOD"), path)
+            return _reply_error(
+                start_response, AwsError("InternalFailure", f"{type(error).__name__}: {error}", 500)
+            )
+        answer: Iterable[bytes] = self._moto(environ, start_response)
+        return answer
+
+    def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        body = _read_body(environ)
+        try:
+            request = json.loads(body or b"{}")
+        except ValueError as error:
+            raise AwsError("SerializationException", f"The request is not JSON: {error}") from error
+        name = environ["HTTP_X_AMZ_TARGET"].removeprefix("SageMaker.")
+        answer = self._sagemaker.answer(name, _region(environ), request)
+        if answer is None:
+            environ["wsgi.input"] = io.BytesIO(body)
+            delegated: Iterable[bytes] = self._moto(environ, start_response)
+            return delegated
+        return _reply(start_response, 200, json.dumps(answer, allow_nan=False).encode(), _CONTROL_TYPE)
+
+    def _invoke(self, name: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "POST":
+            raise AwsError("ValidationError", "Invocations are POST requests.")
+        body = _read_body(environ, MAX_BODY_BYTES)
+        headers = {
+            "Content-Type": environ.get("CONTENT_TYPE", ""),
+            "Accept": environ.get("HTTP_ACCEPT", ""),
+            "X-Amzn-SageMaker-Custom-Attributes": environ.get("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", ""),
+        }
+        if target := environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_VARIANT"):
+            headers["X-Amzn-SageMaker-Target-Variant"] = target
+        variant, answer = self._sagemaker.endpoints.invoke(_region(environ), name, body, headers)
+        theirs = {key.lower(): value for key, value in answer.headers.items()}
+        extra = [("x-Amzn-Invoked-Production-Variant", variant)]
+        if attributes := theirs.get("x-amzn-sagemaker-custom-attributes"):
+            extra.append(("X-Amzn-SageMaker-Custom-Attributes", attributes))
+        content_type = theirs.get("content-type", "application/octet-stream")
+        return _reply(start_response, 200, answer.body, content_type, extra)
+
+
+class _QuietHandler(MotoRequestHandler):
+    """Without a line for each request: a training job polled for an hour would fill the terminal."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        log.debug('"%s" %s %s', self.requestline, code, size)
+
+
+def _refuse_browsers(environ: Environ) -> None:
+    """Refuses what a page in the user's browser sends: a job runs code, and moto allows every origin.
+
+    Raises:
+        AwsError: `AccessDenied`, the request has an origin, or names a host that is not this one (a rebound
+            DNS name).
+    """
+    if "HTTP_ORIGIN" in environ or "HTTP_SEC_FETCH_SITE" in environ:
+        raise AwsError("AccessDenied", "The local emulator does not answer browsers.", 403)
+    if not _LOOPBACK_HOST.fullmatch(environ.get("HTTP_HOST", HOST)):
+        raise AwsError("AccessDenied", "The local emulator answers to loopback names only.", 403)
+
+
+def _read_body(environ: Environ, limit: int | None = None) -> bytes:
+    stream = environ["wsgi.input"]
+    if environ.get("wsgi.input_terminated"):
+        body: bytes = stream.read() if limit is None else stream.read(limit + 1)
+    else:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body = stream.read(length if limit is None else min(length, limit + 1))
+    return body
+
+
+def _region(environ: Environ) -> str:
+    match = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+    return match[1] if match else DEFAULT_REGION
+
+
+def _reply(
+    start_response: StartResponse,
+    status: int,
+    body: bytes,
+    content_type: str,
+    extra: Sequence[tuple[str, str]] = (),
+) -> list[bytes]:
+    headers = [
+        ("Content-Type", content_type),
+        ("Content-Length", str(len(body))),
+        ("x-amzn-RequestId", str(uuid.uuid4())),
+        *extra,
+    ]
+    start_response(f"{status} {_REASONS.get(status, 'Error')}", headers)
+    return [body]
+
+
+def _reply_error(start_response: StartResponse, error: AwsError) -> list[bytes]:
+    # The body may be unread: the connection cannot be used again.
+    extra = [("x-amzn-ErrorType", error.code), ("Connection", "close")]
+    return _reply(start_response, error.status, json.dumps(error.body()).encode(), _CONTROL_TYPE, extra)

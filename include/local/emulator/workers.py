@@ -1,0 +1,45 @@
+"""Threads that work on behalf of a request, and the end of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from include.local.emulator.errors import AwsError
+
+
+class Workers:
+    """Background threads of one room of the emulator.
+
+    Attributes:
+        closing: Set once no new work is taken; work in progress looks at it and ends early.
+    """
+
+    def __init__(self) -> None:
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, work: Callable[[], None]) -> None:
+        """Runs `work` on a thread.
+
+        Raises:
+            AwsError: `ServiceUnavailable`, the emulator is stopping: work begun now could outlive it.
+        """
+        with self._lock:
+            if self.closing.is_set():
+                raise AwsError("ServiceUnavailable", "The emulator is stopping.", 503)
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def close(self) -> None:
+        """Takes no more work."""
+        with self._lock:
+            self.closing.set()
+
+    def join(self, seconds: float) -> None:
+        """Waits for each thread, at most so long."""
+        for thread in self._threads:
+            thread.join(seconds)
