@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import Param, TaskGroup, chain, dag
@@ -165,7 +166,7 @@ def post_modern_stack() -> None:
         wanted = ShortCircuitOperator(
             task_id="deploy_wanted", python_callable=lambda wanted: wanted, op_args=["{{ params.deploy }}"]
         )
-        claims = {"trained_model": trained.output, "verdict": verdict.output}
+        claims: dict[str, Any] = {"trained_model": trained.output, "verdict": verdict.output}
         model = CreateModelOperator(task_id="create_model", **claims)
         config = CreateEndpointConfigOperator(task_id="create_endpoint_config", **claims)
         endpoint = DeployEndpointOperator(task_id="deploy_endpoint", **claims)

@@ -192,6 +192,12 @@ class Evaluation:
         return self.train_counts.reindex(self.column("target")).fillna(0.0).to_numpy(dtype=np.float64)
 
     @cached_property
+    def leads_to_new_product(self) -> Rows:
+        """True where the target is not among the items that the session has shown so far, [queries]."""
+        pairs = zip(self.column("target"), self.column("session"), strict=True)
+        return np.fromiter((target not in set(session) for target, session in pairs), dtype=np.bool_)
+
+    @cached_property
     def session_codes(self) -> npt.NDArray[np.int64]:
         """Session number of each query, [queries]."""
         return np.asarray(pd.factorize(self.column("session_id"))[0], dtype=np.int64)
@@ -333,10 +339,11 @@ class SessionSuite(RecList):
                 other = gains(self.evaluation.ranks(method), metric, cutoff)
                 result.baselines[method] = finite(other.mean())
 
-    def _lift(self, result: Result, metric: str, method: str) -> None:
-        own = gains(self.evaluation.ranks("model"), metric, K)
-        other = gains(self.evaluation.ranks(method), metric, K)
-        result.value, result.sample_size = smoothed_ratio(own, other), len(own)
+    def _lift(self, result: Result, metric: str, method: str, rows: Rows | None = None) -> None:
+        chosen = np.ones(len(self.evaluation.queries)) if rows is None else rows.astype(np.float64)
+        own = gains(self.evaluation.ranks("model"), metric, K) * chosen
+        other = gains(self.evaluation.ranks(method), metric, K) * chosen
+        result.value, result.sample_size = smoothed_ratio(own, other), int(chosen.sum())
         result.interval = self.resampler.interval_of_ratio(own, other)
 
     def _slices(self, result: Result, parts: Mapping[str, Rows]) -> None:
@@ -406,6 +413,11 @@ class SessionSuite(RecList):
     def mrr_over_popularity(self, result: Result) -> None:
         """MRR@20 as a multiple of the most-popular list's, paired on the same queries."""
         self._lift(result, "mrr", "popularity")
+
+    @check("new_product_hit_rate@20_over_popularity")
+    def new_product_hit_rate_over_popularity(self, result: Result) -> None:
+        """The same multiple over the queries whose next item the session has not shown yet."""
+        self._lift(result, "hit_rate", "popularity", self.evaluation.leads_to_new_product)
 
     @check("hit_rate@20_over_covisitation")
     def hit_rate_over_covisitation(self, result: Result) -> None:

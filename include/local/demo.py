@@ -187,7 +187,7 @@ def _short(sku: str) -> str:
 def print_report(result: dict[str, Any]) -> None:
     """Prints what a person wants to know about the run."""
     verdict = result["verdict"]
-    names = ("hit_rate@20", "mrr@20", "ndcg@20")
+    names = ("hit_rate@10", "mrr@10", "hit_rate@20", "mrr@20")
     _say(f"\n  {'':<16}" + "".join(f"{name:>14}" for name in names))
     for name, row in {"this model": result["metrics"], **result["baselines"]}.items():
         _say(f"  {name:<16}" + "".join(f"{row[m]:>14.4f}" if m in row else f"{'':>14}" for m in names))

@@ -278,3 +278,19 @@ def test_a_baseline_without_hits_leaves_the_lift_finite(
     _set("rank_popularity", lambda row: 0)(rows)
     lift = measure(rows, good[1])["hit_rate@20_over_popularity"]
     assert math.isfinite(lift["value"]) and lift["interval"][0] > 1
+
+
+def test_repeating_the_session_over_noise_is_not_taken_for_learning(measure: Measure) -> None:
+    """Customers who go back to viewed products let a model that only repeats them beat every baseline."""
+    rows, counts = build(learnable=False)
+    for row in rows[::3]:
+        if len(set(row["session"])) > 1:
+            row["target"] = next(sku for sku in row["session"] if sku != row["session"][-1])
+            row["target_count"] = counts[row["target"]]
+            row["rank_popularity"] = 0
+    for row in rows:
+        seen = [sku for sku in dict.fromkeys(row["session"]) if sku != row["session"][-1]]
+        row["predictions"] = [*seen, *(s for s in row["predictions"] if s not in seen)][:20]
+    checks = measure(rows, counts)
+    assert checks["hit_rate@20_over_popularity"]["interval"][0] > 1.05
+    assert checks["new_product_hit_rate@20_over_popularity"]["interval"][0] < 1.05
