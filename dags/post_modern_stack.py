@@ -117,8 +117,8 @@ settings = get_settings()
             description="Off: stop after the gate's verdict and leave the endpoint alone.",
         ),
         "override_reason": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             maxLength=500,
             title="Override the gate, because",
             description="Deploys a rejected model. The reason is kept in the verdict and on the card.",

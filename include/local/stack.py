@@ -49,6 +49,8 @@ def _free_port(wanted: int) -> int:
     """Returns the wanted loopback port, or another one where it is taken."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
+            # Connections of a server that has just ended still linger; they do not keep the port taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise RuntimeError("No loopback port is free.")

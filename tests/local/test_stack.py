@@ -29,6 +29,7 @@ def test_environment_drops_the_callers_airflow(monkeypatch: pytest.MonkeyPatch, 
 def test_taken_port_gives_another_one() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
+        holder.listen()
         taken = holder.getsockname()[1]
         assert stack._free_port(taken) != taken
 
