@@ -20,7 +20,7 @@ from include.contracts import Contract, SettingsError, Snapshot
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 _SNAPSHOT_URI = re.compile(
-    r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9._=-]+/)*snap-[0-9a-f]{16}/)"
+    r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9_][A-Za-z0-9._=-]*/)*snap-[0-9a-f]{16}/)"
 )
 _READ_BYTES = 1 << 20
 _ABSENT = {"404", "NoSuchKey", "NotFound"}

@@ -124,7 +124,7 @@ typed as (
 judged as (
     select *,
     case
-        when position(chr(65533) in line) > 0 then 'binary_rubbish'
+        when contains(line, chr(65533)) then 'binary_rubbish'
         when field_count <> {len(file.columns)} then 'wrong_column_count'
         {branches}
     end as reason

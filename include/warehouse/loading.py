@@ -214,8 +214,10 @@ def read_batches(file: SourceFile, block_bytes: int = _BLOCK_BYTES) -> Iterator[
             text = block.decode("utf-8", errors="replace").replace("\x00", DAMAGE_MARK)
             text = text.replace("\r\n", "\n").removesuffix("\n")
             if number == 1:
-                _, _, text = text.partition("\n")
+                _, more, text = text.partition("\n")
                 number = 2
+                if not more:
+                    continue
             batch = _batch(text, number)
             number += text.count("\n") + 1
             if batch.rows:

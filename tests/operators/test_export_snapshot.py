@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow.parquet as pq
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from moto.server import ThreadedMotoServer
+
+from include import snapshots
+from include.contracts import Snapshot
+from include.operators.export_snapshot import ExportSnapshotOperator
+from include.settings import Settings
+from include.warehouse.base import Warehouse
+from include.warehouse.dialect import Statement
+from tests.shops import open_file, transformed_shop
+
+START, END = "2026-01-01", "2026-01-21"
+SECRET = "canary/Secret'Key"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    moto.start()
+    _, port = moto.get_host_and_port()
+    yield f"http://127.0.0.1:{port}"
+    moto.stop()
+
+
+@pytest.fixture
+def s3(server: str, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Any:
+    """S3 over HTTP, empty but for the bucket; DuckDB does not go through boto3."""
+    extra = {"region_name": "us-east-1", "endpoint_url": server}
+    connection = {"conn_type": "aws", "login": "AKIACANARY", "password": SECRET, "extra": extra}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{settings.aws_conn_id.upper()}", json.dumps(connection))
+    client = boto3.client(
+        "s3", endpoint_url=server, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    client.create_bucket(Bucket=settings.bucket)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=settings.bucket):
+        for entry in page.get("Contents", []):
+            client.delete_object(Bucket=settings.bucket, Key=entry["Key"])
+    return client
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Path:
+    path = transformed_shop(tmp_path)
+    connection = {"conn_type": "duckdb", "host": str(path)}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{settings.warehouse_conn_id.upper()}", json.dumps(connection))
+    return path
+
+
+def export(start: str = START, end: str = END, **options: Any) -> Snapshot:
+    operator = ExportSnapshotOperator(task_id="export", start_date=start, end_date=end, **options)
+    return Snapshot.model_validate(json.loads(json.dumps(operator.execute({}))))
+
+
+def read(s3: Any, settings: Settings, snapshot: Snapshot, path: str) -> Any:
+    key = snapshot.uri.removeprefix(f"s3://{settings.bucket}/") + path
+    return pq.read_table(io.BytesIO(s3.get_object(Bucket=settings.bucket, Key=key)["Body"].read()))
+
+
+def test_an_export_is_whole_and_in_the_agreed_form(s3: Any, shop: Path, settings: Settings) -> None:
+    snapshot = export()
+    manifest = snapshots.read_manifest(s3, snapshot.uri)
+    assert manifest is not None
+    assert snapshots.problems(s3, snapshot.uri, manifest, deep=True) == []
+    assert manifest.claim(snapshot.uri) == snapshot
+    assert {file.path.split("/")[0] for file in manifest.files} == {"train", "validation", "test", "catalog"}
+    for file in manifest.files:
+        table = read(s3, settings, snapshot, file.path)
+        assert table.num_rows == file.rows == manifest.counts[file.path.split("/")[0]]
+        if not file.path.startswith("catalog"):
+            types = {field.name: str(field.type) for field in table.schema}
+            assert types == {
+                "session_id": "string",
+                "started_at": "timestamp[us]",
+                "ended_at": "timestamp[us]",
+                "skus": "list<element: string>",
+                "actions": "list<element: string>",
+                "event_times": "list<element: int64>",
+            }
+    test_start = manifest.split.test_start
+    train = read(s3, settings, snapshot, "train/part-00000.parquet").to_pylist()
+    test = read(s3, settings, snapshot, "test/part-00000.parquet").to_pylist()
+    assert max(row["ended_at"] for row in train).isoformat() < manifest.split.validation_start
+    assert min(row["started_at"] for row in test).isoformat() >= test_start.rstrip("Z")[:19]
+    assert len(test) == snapshot.test_sessions
+
+
+def test_the_same_data_are_exported_once(s3: Any, shop: Path, settings: Settings) -> None:
+    first = export()
+    written = {e["Key"]: e["LastModified"] for e in s3.list_objects_v2(Bucket=settings.bucket)["Contents"]}
+    assert export() == first
+    again = {e["Key"]: e["LastModified"] for e in s3.list_objects_v2(Bucket=settings.bucket)["Contents"]}
+    assert again == written
+
+
+def test_other_choices_and_other_data_are_other_snapshots(s3: Any, shop: Path) -> None:
+    ids = {export().snapshot_id, export(end="2026-01-20").snapshot_id, export(max_sessions=300).snapshot_id}
+    with open_file(shop) as warehouse:
+        warehouse.execute(Statement("update shop.sessions set skus = list_reverse(skus) where n_steps = 2"))
+    ids.add(export().snapshot_id)
+    assert len(ids) == 4
+
+
+def test_a_killed_try_is_cleared_away_and_finished(
+    s3: Any, shop: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise ConnectionError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "write_manifest", killed)
+        with pytest.raises(ConnectionError):
+            export()
+    keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=settings.bucket)["Contents"]]
+    assert keys and not [key for key in keys if key.endswith("manifest.json")]
+    stray = keys[0].replace("part-00000", "part-00007")
+    s3.put_object(Bucket=settings.bucket, Key=stray, Body=b"half")
+    snapshot = export()
+    manifest = snapshots.read_manifest(s3, snapshot.uri)
+    assert manifest is not None and snapshots.problems(s3, snapshot.uri, manifest, deep=True) == []
+
+
+def test_a_damaged_snapshot_is_written_anew(s3: Any, shop: Path, settings: Settings) -> None:
+    snapshot = export()
+    prefix = snapshot.uri.removeprefix(f"s3://{settings.bucket}/")
+    s3.delete_object(Bucket=settings.bucket, Key=prefix + "train/part-00000.parquet")
+    assert export().snapshot_id == snapshot.snapshot_id
+    manifest = snapshots.read_manifest(s3, snapshot.uri)
+    assert manifest is not None and snapshots.problems(s3, snapshot.uri, manifest, deep=True) == []
+
+
+def test_rows_that_arrive_during_an_export_are_not_in_it(
+    s3: Any, shop: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unload = Warehouse.unload
+
+    def with_arrivals(warehouse: Warehouse, uri: str) -> Any:
+        with open_file(shop) as other:
+            other.execute(Statement("delete from shop.sessions where session_date < date '2026-01-10'"))
+        return unload(warehouse, uri)
+
+    before = export(max_sessions=400)
+    monkeypatch.setattr(Warehouse, "unload", with_arrivals)
+    during = export()
+    assert during.train_sessions > before.train_sessions
+    manifest = snapshots.read_manifest(s3, during.uri)
+    assert manifest is not None
+    assert read(s3, settings, during, "train/part-00000.parquet").num_rows == manifest.counts["train"]
+
+
+def test_an_empty_interval_is_a_skip_with_a_reason(s3: Any, shop: Path, settings: Settings) -> None:
+    with pytest.raises(AirflowSkipException, match="2020-01-01"):
+        export("2020-01-01", "2020-02-01")
+    assert "Contents" not in s3.list_objects_v2(Bucket=settings.bucket)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_sessions": 30}, "Widen start_date"),
+        ({"start": "2026-01-01' or 1=1 --"}, "start_date must be a day"),
+        ({"start": "2026-01-22"}, "before end_date"),
+        ({"max_sessions": "lots"}, "whole number"),
+    ],
+)
+def test_what_no_retry_can_mend_fails_at_once(
+    s3: Any, shop: Path, settings: Settings, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=said):
+        export(**options)
+    assert "Contents" not in s3.list_objects_v2(Bucket=settings.bucket)
+
+
+def test_a_warehouse_without_marts_says_what_to_run(s3: Any, shop: Path) -> None:
+    with open_file(shop) as warehouse:
+        warehouse.execute(Statement("drop table shop.sessions cascade"))
+    with pytest.raises(AirflowFailException, match="Run the transform step"):
+        export()
+
+
+def test_the_secret_is_in_no_log_and_no_object(
+    s3: Any,
+    shop: Path,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with caplog.at_level("DEBUG"):
+        snapshot = export()
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "canary" not in said.lower().replace("akiacanary", "")
+    manifest = snapshots.read_manifest(s3, snapshot.uri)
+    assert manifest is not None and "canary" not in manifest.to_bytes().decode()
+
+
+def test_a_refused_upload_does_not_show_the_secret(
+    s3: Any, shop: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMS_BUCKET", "no-such-bucket-here")
+    from include.settings import get_settings
+
+    get_settings.cache_clear()
+    with pytest.raises(Exception) as caught:
+        export()
+    assert "canary" not in str(caught.value).lower()

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from include import snapshots
+from include.contracts import SettingsError
+from include.snapshots import Interval, Manifest, Split, snapshot_id, snapshot_uri
+
+URI = "s3://bucket/shop/snapshots/snap-0123456789abcdef/"
+KEY = "shop/snapshots/snap-0123456789abcdef/"
+ROWS = {"train/part-00000.parquet": 3, "catalog/part-00000.parquet": 1}
+
+
+@pytest.fixture
+def s3() -> Iterator[Any]:
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+        client.create_bucket(Bucket="bucket")
+        yield client
+
+
+def write(client: Any, *, finish: bool = True) -> Manifest:
+    """Writes a snapshot as an export does."""
+    for path in ROWS:
+        client.put_object(Bucket="bucket", Key=KEY + path, Body=path.encode())
+    manifest = Manifest(
+        snapshot_id="snap-0123456789abcdef",
+        tenant="t",
+        interval=Interval(start="2026-01-01", end="2026-02-01"),
+        split=Split(validation_start="2026-01-20T00:00:00Z", test_start="2026-01-25T00:00:00Z"),
+        counts={"train": 3, "validation": 0, "test": 0, "catalog": 1, "dropped_straddling": 0},
+        files=snapshots.describe_files(client, URI, ROWS),
+        sql_sha256="0" * 64,
+        dbt_manifest_sha256="1" * 64,
+        high_water_mark="3:4/1:2",
+        profile={"test_unknown_share": 0.1},
+    )
+    if finish:
+        snapshots.write_manifest(client, URI, manifest)
+    return manifest
+
+
+def test_a_name_follows_everything_that_shapes_the_data() -> None:
+    identity = {"tenant": "t", "high_water_mark": "1", "max_sessions": None}
+    assert snapshot_id(identity) == snapshot_id(dict(reversed(identity.items())))
+    assert snapshot_id(identity).startswith("snap-") and len(snapshot_id(identity)) == 21
+    for name, value in (("tenant", "u"), ("high_water_mark", "2"), ("max_sessions", 5)):
+        assert snapshot_id(identity | {name: value}) != snapshot_id(identity)
+
+
+def test_the_folder_is_below_bucket_and_prefix() -> None:
+    assert snapshot_uri("bucket", "/shop/", "snap-0123456789abcdef") == URI
+    assert (
+        snapshot_uri("bucket", "", "snap-0123456789abcdef") == "s3://bucket/snapshots/snap-0123456789abcdef/"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bucket", "prefix", "name"),
+    [
+        ("Bucket!", "shop", "snap-0123456789abcdef"),
+        ("bucket", "a b", "snap-0123456789abcdef"),
+        ("bucket", "../other", "snap-0123456789abcdef"),
+        ("bucket", "shop", "latest"),
+    ],
+)
+def test_strange_places_are_refused(bucket: str, prefix: str, name: str) -> None:
+    with pytest.raises(SettingsError, match="no snapshot folder"):
+        snapshot_uri(bucket, prefix, name)
+
+
+def test_a_manifest_comes_back_as_it_went(s3: Any) -> None:
+    manifest = write(s3)
+    assert snapshots.read_manifest(s3, URI) == manifest
+    assert manifest.claim(URI).manifest_sha256 == snapshots.read_manifest(s3, URI).claim(URI).manifest_sha256  # type: ignore[union-attr]
+    assert snapshots.problems(s3, URI, manifest, deep=True) == []
+
+
+def test_a_folder_without_manifest_does_not_exist(s3: Any) -> None:
+    write(s3, finish=False)
+    assert snapshots.read_manifest(s3, URI) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"schema_version": 2}', b"[]"])
+def test_a_manifest_that_cannot_be_read_is_none(s3: Any, body: bytes) -> None:
+    s3.put_object(Bucket="bucket", Key=KEY + "manifest.json", Body=body)
+    assert snapshots.read_manifest(s3, URI) is None
+
+
+def test_other_faults_than_absence_are_not_swallowed(s3: Any) -> None:
+    with pytest.raises(s3.exceptions.NoSuchBucket):
+        snapshots.read_manifest(s3, URI.replace("bucket", "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "deep", "said"),
+    [
+        ("train/part-00000.parquet", None, False, "train/part-00000.parquet is missing"),
+        ("train/part-00001.parquet", b"x", False, "train/part-00001.parquet does not belong here"),
+        ("train/part-00000.parquet", b"longer than it was", False, "train/part-00000.parquet has changed"),
+        (
+            "catalog/part-00000.parquet",
+            b"catalog/part-00000.parqueT",
+            True,
+            "catalog/part-00000.parquet has changed",
+        ),
+    ],
+    ids=["missing", "stray", "other size", "flipped byte"],
+)
+def test_spoiled_snapshots_are_noticed(s3: Any, path: str, body: bytes | None, deep: bool, said: str) -> None:
+    manifest = write(s3)
+    if body is None:
+        s3.delete_object(Bucket="bucket", Key=KEY + path)
+    else:
+        s3.put_object(Bucket="bucket", Key=KEY + path, Body=body)
+    assert snapshots.problems(s3, URI, manifest, deep=deep) == [said]
+
+
+def test_leftovers_go_and_neighbours_stay(s3: Any) -> None:
+    write(s3)
+    s3.put_object(Bucket="bucket", Key="shop/snapshots/snap-ffffffffffffffff/manifest.json", Body=b"x")
+    assert snapshots.remove_leftovers(s3, URI) == 3
+    assert snapshots.list_files(s3, URI) == {}
+    assert snapshots.list_files(s3, URI.replace("0123456789abcdef", "f" * 16)) == {"manifest.json": 1}
+
+
+def test_files_that_nobody_wrote_stop_the_export(s3: Any) -> None:
+    write(s3, finish=False)
+    with pytest.raises(OSError, match="catalog/part-00000.parquet"):
+        snapshots.describe_files(s3, URI, {"train/part-00000.parquet": 3})
+
+
+def test_the_dbt_digest_follows_models_and_macros_alone(tmp_path: Path, root: Path) -> None:
+    project = tmp_path / "dbt"
+    shutil.copytree(root / "include" / "dbt", project, ignore=shutil.ignore_patterns("target", "logs"))
+    before = snapshots.dbt_sha256(project)
+    assert before == snapshots.dbt_sha256(root / "include" / "dbt")
+    (project / "target").mkdir()
+    (project / "target" / "manifest.json").write_text("{}")
+    (project / "profiles.yml").write_text("")
+    assert snapshots.dbt_sha256(project) == before
+    with (project / "models" / "marts" / "sessions.sql").open("a") as file:
+        file.write("-- changed\n")
+    assert snapshots.dbt_sha256(project) != before
