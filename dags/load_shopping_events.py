@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from airflow.sdk import Asset, Param, dag
 
 from include.operators.load_events import LoadEventsOperator
-from include.settings import get_settings
+from include.settings import TENANT_PATTERN, get_settings
 from include.transform import WAREHOUSE_POOL
 
 RAW_EVENTS = Asset("raw_shopping_events")
@@ -48,7 +48,7 @@ RAW_EVENTS = Asset("raw_shopping_events")
         "tenant": Param(
             get_settings().tenant,
             type="string",
-            pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+            pattern=TENANT_PATTERN,
             title="Tenant",
             description="Key of the shop whose rows these are; shops share tables and never mix.",
         ),

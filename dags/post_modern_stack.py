@@ -34,7 +34,7 @@ from include.operators.deploy_model import (
 from include.operators.export_snapshot import ExportSnapshotOperator
 from include.operators.gate_model import GateModelOperator
 from include.operators.train_model import TrainModelOperator
-from include.settings import get_settings
+from include.settings import TENANT_PATTERN, get_settings
 from include.transform import WAREHOUSE_POOL, transform_group
 from include.window import window_of_run
 
@@ -69,7 +69,7 @@ settings = get_settings()
         "tenant": Param(
             settings.tenant,
             type="string",
-            pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+            pattern=TENANT_PATTERN,
             title="Tenant",
             description="Key of the shop to learn from and recommend to.",
         ),
@@ -150,7 +150,12 @@ def post_modern_stack() -> None:
         trained = TrainModelOperator(
             task_id="train_model",
             snapshot=snapshot.output,
-            hyperparameters={"architecture": "{{ params.architecture }}", "epochs": "{{ params.epochs }}"},
+            hyperparameters={
+                "architecture": "{{ params.architecture }}",
+                "epochs": "{{ params.epochs }}",
+                # Ends with the best weights so far, well before SageMaker stops the job with none.
+                "max-seconds": "{{ params.training_minutes * 36 }}",
+            },
             instance_type="{{ params.training_instance_type }}",
             max_runtime_seconds="{{ params.training_minutes * 60 }}",
         )

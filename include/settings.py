@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+# Starts with a letter and is no Python literal: templates would turn "2021" or "None" into something else.
+TENANT_PATTERN = r"^(?!(?:None|True|False|inf|nan)$)[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 
 
 class Settings(BaseSettings):
@@ -51,6 +54,13 @@ class Settings(BaseSettings):
         PROJECT_ROOT / ".venv-ml" / "bin" / "python",
         description="Interpreter of the ML environment (RecList, TensorFlow, the SageMaker SDK).",
     )
+
+    @field_validator("tenant")
+    @classmethod
+    def _tenant_survives_templates(cls, value: str) -> str:
+        if not re.fullmatch(TENANT_PATTERN, value):
+            raise ValueError("a tenant is a letter, then up to 63 letters, digits, '_', '.' or '-'")
+        return value
 
     @field_validator("schedule", mode="before")
     @classmethod

@@ -44,14 +44,12 @@ def resolve_window(start: str | None, end: str | None, run_moment: datetime, win
         The half-open window.
 
     Raises:
-        SettingsError: A date does not parse, or the window is empty or longer than ten years.
+        SettingsError: A date does not parse, or the window is empty.
     """
     last = _parse("end_date", end) if end else run_moment.astimezone(UTC).date()
     first = _parse("start_date", start) if start else last - timedelta(days=window_days)
     if first >= last:
         raise SettingsError(f"start_date {first} must be before end_date {last} (the end is exclusive).")
-    if (last - first).days > 3653:
-        raise SettingsError(f"The window {first} to {last} is longer than ten years.")
     return Window(first.isoformat(), last.isoformat())
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from include.local.shop import EVENT_HEADER, PRODUCT_HEADER, ShopOptions, write_shop
-from include.warehouse.base import ConnectionInfo, open_warehouse
+from include.warehouse.base import ConnectionInfo
+from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
 from include.warehouse.duckdb import DuckDBWarehouse
 from include.warehouse.loading import find_source

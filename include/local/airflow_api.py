@@ -74,6 +74,15 @@ class AirflowApi:
         body = {"logical_date": None, "conf": conf}
         return str(self._call("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
+    def unfinished_runs(self, dag_id: str) -> list[str]:
+        """Returns the ids of the runs that are queued or running."""
+        rows = self._call("GET", f"/dags/{dag_id}/dagRuns", params={"state": ["queued", "running"]})
+        return [str(row["dag_run_id"]) for row in rows["dag_runs"]]
+
+    def fail_run(self, dag_id: str, run_id: str) -> None:
+        """Ends a run as failed."""
+        self._call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
+
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Returns a run's state."""
         return str(self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])

@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import io
 import json
-import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -22,6 +22,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import httpx
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from include.local.airflow_api import AirflowApi, TaskState
 from include.local.stack import BUILD, ROOT, Stack, stage
@@ -30,6 +33,8 @@ from include.settings import get_settings
 LOAD_DAG, PIPELINE_DAG = "load_shopping_events", "post_modern_stack"
 STEPS = ("transform", "export", "train", "gate", "deploy")
 EXIT_FAULT, EXIT_BAD_INPUT, EXIT_REJECTED = 1, 2, 3
+# The tasks that judge the input.
+INPUT_TASKS = frozenset({"load_events", "export.export_snapshot"})
 MINUTES = 60.0
 
 
@@ -77,17 +82,27 @@ def prepare_data(data: Path | None, build: Path = BUILD) -> Path:
 
 
 def tenant_of(data: Path | None) -> str:
-    """Returns the tenant of a folder's events: each folder is a shop of its own, and shops never mix."""
+    """Returns the tenant of a folder's events.
+
+    It derives from the files' content: other files are another shop, and shops never mix in the
+    append-only log.
+    """
     if data is None:
         return get_settings().tenant
-    folder = data.expanduser().resolve()
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name)[:40]
-    return f"{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256()
+    for pattern in ("browsing*.csv*", "sku_to_content.csv*"):
+        for path in sorted(data.expanduser().resolve().glob(pattern)):
+            with path.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return f"data-{digest.hexdigest()[:12]}"
 
 
 def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, object]) -> tuple[str, str]:
     """Runs a DAG with a line for each task that ends; returns the run's id and its final state."""
     api.wait_for_dag(dag_id, 120)
+    # What an interrupted demo left unfinished would be resumed first.
+    for unfinished in api.unfinished_runs(dag_id):
+        api.fail_run(dag_id, unfinished)
     # Triggered before unpaused: a nightly run that is due as well then queues behind this one.
     run_id = api.trigger(dag_id, conf)
     api.pause(dag_id, is_paused=False)
@@ -98,14 +113,22 @@ def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, object]) -> tuple[str,
     return run_id, state
 
 
-def explain_failure(api: AirflowApi, dag_id: str, run_id: str) -> str:
-    """Returns the failed tasks of a run, each with its reason."""
-    parts = [
-        f"  {task.task_id}: {api.failure(dag_id, run_id, task.task_id)}"
-        for task in api.tasks(dag_id, run_id)
-        if task.state == "failed"
-    ]
-    return "\n".join(parts) or f"  {dag_id} {run_id} failed before any task did."
+def failure(api: AirflowApi, dag_id: str, run_id: str, what: str) -> DemoError:
+    """Returns why a run did not get to its end, with the exit status that fits.
+
+    Tasks that judge the input fail for good where it cannot be used; any other fault is a fault.
+    """
+    failed = [task.task_id for task in api.tasks(dag_id, run_id) if task.state == "failed"]
+    if not failed:
+        message = "No session of the window has two products one after the other: nothing to train on."
+        return DemoError(f"{what}\n  {message}", EXIT_BAD_INPUT)
+    reasons = {task_id: api.failure(dag_id, run_id, task_id) for task_id in failed}
+    told = "\n".join(f"  {task_id}: {reason}" for task_id, reason in reasons.items())
+    is_input = all(
+        task_id in INPUT_TASKS and reason.startswith("AirflowFailException")
+        for task_id, reason in reasons.items()
+    )
+    return DemoError(f"{what}\n{told}", EXIT_BAD_INPUT if is_input else EXIT_FAULT)
 
 
 def load(api: AirflowApi, folder: Path, tenant: str) -> dict[str, Any]:
@@ -117,9 +140,7 @@ def load(api: AirflowApi, folder: Path, tenant: str) -> dict[str, Any]:
     run_id, state = run_dag(api, LOAD_DAG, {"source": str(folder), "tenant": tenant})
     report = api.result(LOAD_DAG, run_id, "load_events")
     if state != "success" or not report:
-        raise DemoError(
-            "The events could not be loaded.\n" + explain_failure(api, LOAD_DAG, run_id), EXIT_BAD_INPUT
-        )
+        raise failure(api, LOAD_DAG, run_id, "The events could not be loaded.")
     return dict(report)
 
 
@@ -141,6 +162,7 @@ def _aws(service: str, stack: Stack) -> Any:
         region_name="us-east-1",
         aws_access_key_id="local",
         aws_secret_access_key="local",
+        config=Config(proxies={}),  # loopback traffic never goes through a proxy of the environment
     )
 
 
@@ -219,7 +241,7 @@ def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any], build: Path)
     live = api.result(PIPELINE_DAG, run_id, "deploy.smoke_test")
     rejected = verdict is not None and not verdict["approved"]
     if not rejected and (state != "success" or verdict is None or live is None):
-        raise DemoError("The pipeline failed.\n" + explain_failure(api, PIPELINE_DAG, run_id))
+        raise failure(api, PIPELINE_DAG, run_id, "The pipeline did not get to its end.")
     result = {
         "run_id": run_id,
         "snapshot_id": snapshot["snapshot_id"],
@@ -284,12 +306,15 @@ def main() -> int:
     arguments = parser.parse_args()
     build: Path = arguments.build_dir.resolve()
     build.mkdir(parents=True, exist_ok=True)
+    # A closed terminal or a plain kill must end what was started, too.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     try:
         return demo(arguments.data, build)
     except DemoError as error:
         print(f"\nmake demo: {error}", file=sys.stderr)
         return error.status
-    except (RuntimeError, TimeoutError) as error:
+    except (RuntimeError, TimeoutError, httpx.HTTPError, BotoCoreError, ClientError) as error:
         print(f"\nmake demo: {error}\nLogs: {build / 'logs'}", file=sys.stderr)
         return EXIT_FAULT
 

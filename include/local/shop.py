@@ -382,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     events, products = write_shop(folder, options)
-    print(f"{events} event rows and {products} products in {folder}")
+    print(f"    {events:,} event rows, {products:,} products")
     return 0
 
 

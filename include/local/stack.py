@@ -56,6 +56,11 @@ def _free_port(wanted: int) -> int:
     raise RuntimeError("No loopback port is free.")
 
 
+def _without_proxy(name: str) -> str:
+    """Returns the caller's list of hosts without a proxy, with loopback on it."""
+    return ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost")))
+
+
 def airflow_environment(port: int, build: Path = BUILD) -> dict[str, str]:
     """Returns the environment of every Airflow process.
 
@@ -88,7 +93,7 @@ def airflow_environment(port: int, build: Path = BUILD) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         # macOS forks workers; without this its Objective-C runtime kills them.
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
-        "NO_PROXY": "127.0.0.1,localhost",
+        **{name: _without_proxy(name) for name in ("NO_PROXY", "no_proxy")},
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PMS_ML_PYTHON": os.environ.get("PMS_ML_PYTHON", str(ML_PYTHON)),
@@ -283,11 +288,9 @@ def stage(build: Path = BUILD) -> Iterator[Stack]:
         return
     # Without a schedule: unpausing must not start a nightly run beside the one that was asked for.
     stack, groups = start(build, schedule="")
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield stack
     finally:
-        signal.signal(signal.SIGTERM, previous)
         stop_groups(groups)
 
 

@@ -21,7 +21,8 @@ from include.contracts import PipelineError, SettingsError
 from include.sagemaker.errors import explain, is_permanent
 from include.sagemaker.storage import ensure_bucket
 from include.settings import Settings, get_settings
-from include.warehouse.base import ConnectionInfo, open_warehouse
+from include.warehouse.base import ConnectionInfo
+from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Dialect, Statement
 from include.window import Window, resolve_window
 

@@ -14,7 +14,8 @@ from include.contracts import Snapshot
 from include.operators.guard import aws_faults
 from include.operators.load_events import optional_count
 from include.settings import PROJECT_ROOT, Settings, get_settings
-from include.warehouse.base import ConnectionInfo, ObjectStorage, Warehouse, open_warehouse
+from include.warehouse.base import ConnectionInfo, ObjectStorage, Warehouse
+from include.warehouse.connect import open_warehouse
 from include.warehouse.unload import TEST_FROM, VALIDATION_FROM, Selection, UnloadRequest
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from airflow.sdk import BaseOperator, Connection, Context
 from include.contracts import BadInputError
 from include.operators.guard import aws_faults
 from include.settings import PROJECT_ROOT, get_settings
-from include.warehouse.base import ConnectionInfo, open_warehouse
+from include.warehouse.base import ConnectionInfo
+from include.warehouse.connect import open_warehouse
 from include.warehouse.loading import find_source
 
 
@@ -58,7 +59,7 @@ class LoadEventsOperator(BaseOperator):
         share = settings.max_reject_share if self.max_reject_share is None else self.max_reject_share
         with aws_faults(f"Load of {self.source}"):
             limit = optional_count("max_sessions", self.max_sessions)
-            source = find_source(_absolute(self.source))
+            source = find_source(_absolute(str(self.source)))
             connection = ConnectionInfo.of(Connection.get(settings.warehouse_conn_id))
             with open_warehouse(connection, settings.warehouse_schema) as warehouse:
                 report = warehouse.land(

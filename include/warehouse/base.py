@@ -257,32 +257,6 @@ class Warehouse(ABC):
         return parts
 
 
-def open_warehouse(connection: ConnectionInfo, schema: str) -> Warehouse:
-    """Opens the warehouse that a connection points to.
-
-    Args:
-        connection: `conn_type` decides: `duckdb` or `snowflake`.
-        schema: Schema of the dbt models.
-
-    Raises:
-        SettingsError: The connection type is neither.
-        WarehouseUnavailableError: The DuckDB file is held by another process.
-    """
-    # Each vendor's driver is imported only where it is used.
-    if connection.conn_type == "duckdb":
-        from include.warehouse.duckdb import DuckDBWarehouse
-
-        return DuckDBWarehouse(connection, schema)
-    if connection.conn_type == "snowflake":
-        from include.warehouse.snowflake import SnowflakeWarehouse
-
-        return SnowflakeWarehouse(connection, schema)
-    raise SettingsError(
-        f"Connection {connection.conn_id!r} has type {connection.conn_type!r}; "
-        "the warehouse must be duckdb or snowflake."
-    )
-
-
 def missing_mart(schema: str, error: Exception) -> BadInputError:
     """Returns the error for marts that are absent or have lost a column."""
     first_line: Sequence[str] = str(error).splitlines()[:1]

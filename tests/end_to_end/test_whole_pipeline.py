@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -26,9 +27,14 @@ def demo(root: Path, data: Path, build: Path) -> subprocess.CompletedProcess[str
 
 
 def left_running(build: Path) -> list[str]:
-    """Command lines of processes that still mention the run's folder."""
-    lines = (" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-    return [line for line in lines if str(build) in line]
+    """Command lines of processes of the run: by its folder, or by the Airflow home they inherited."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        with contextlib.suppress(psutil.Error):
+            if str(build) in line or process.environ().get("AIRFLOW_HOME", "").startswith(str(build)):
+                found.append(line)
+    return found
 
 
 @pytest.fixture(scope="module")

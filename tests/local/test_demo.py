@@ -33,3 +33,41 @@ def test_seconds_are_summed_by_step_and_unstarted_tasks_count_nothing() -> None:
 
 def test_terminal_output_of_a_poisoned_sku_is_inert() -> None:
     assert "\x1b" not in demo._short("\x1b[31mred\u202e")
+
+
+def test_folder_with_other_content_is_another_tenant(tmp_path: Path) -> None:
+    """Noise put in the place of yesterday's file must not be trained together with it."""
+    (tmp_path / "browsing.csv").write_text("a")
+    first = demo.tenant_of(tmp_path)
+    assert demo.tenant_of(tmp_path) == first
+    (tmp_path / "browsing.csv").write_text("b")
+    assert demo.tenant_of(tmp_path) != first
+
+
+class FailedRun:
+    """An Airflow whose run failed in one task for one reason."""
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        self._task_id, self._reason = task_id, reason
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
+        return [TaskState(self._task_id, "failed" if self._reason else "skipped", 1.0)]
+
+    def failure(self, dag_id: str, run_id: str, task_id: str) -> str:
+        return self._reason
+
+
+@pytest.mark.parametrize(
+    ("task_id", "reason", "status"),
+    [
+        ("load_events", "AirflowFailException: the file is empty", demo.EXIT_BAD_INPUT),
+        ("load_events", "WarehouseUnavailableError: locked", demo.EXIT_FAULT),
+        ("export.export_snapshot", "AirflowFailException: too few sessions", demo.EXIT_BAD_INPUT),
+        ("export.export_snapshot", "", demo.EXIT_BAD_INPUT),
+        ("train.train_model", "AirflowFailException: AlgorithmError", demo.EXIT_FAULT),
+    ],
+)
+def test_exit_status_tells_bad_input_from_a_fault(task_id: str, reason: str, status: int) -> None:
+    error = demo.failure(FailedRun(task_id, reason), "dag", "run", "It failed.")  # type: ignore[arg-type]
+    assert error.status == status
+    assert reason in str(error)

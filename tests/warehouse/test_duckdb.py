@@ -12,7 +12,8 @@ import pytest
 
 from include.contracts import BadInputError, SettingsError
 from include.local.shop import EVENT_HEADER
-from include.warehouse.base import ConnectionInfo, ObjectStorage, WarehouseUnavailableError, open_warehouse
+from include.warehouse.base import ConnectionInfo, ObjectStorage, WarehouseUnavailableError
+from include.warehouse.connect import open_warehouse
 from tests.shops import T0, event, land, open_file, rows, write_source
 
 POISONED = {
