@@ -31,6 +31,14 @@ class Reference(Contract):
         return self
 
 
+class Saturation(Contract):
+    """A baseline that finds nearly everything, so that a lead over it cannot be measured."""
+
+    check: str
+    baseline: str
+    above: float = Field(gt=0, lt=1)
+
+
 class Rule(Contract):
     """One line of `rules.yaml`, where the fields are explained."""
 
@@ -43,6 +51,7 @@ class Rule(Contract):
     times: Reference | None = None
     each_slice: bool = False
     exempt: dict[str, str] = Field(default_factory=dict)
+    unless: Saturation | None = None
     min_sample: int = Field(100, ge=1)
 
     @model_validator(mode="after")
@@ -191,12 +200,26 @@ def _apply(rule: Rule, report: Report) -> list[Check]:
         return [_check(rule, rule.name, "failed", f"The suite did not report {rule.check}.")]
     if measured.error is not None:
         return [_check(rule, rule.name, "failed", f"{rule.check} crashed: {measured.error}")]
+    if rule.unless is not None and (saturated := _saturated(rule.unless, report)):
+        return [_check(rule, rule.name, "skipped", saturated, measured)]
     factor = _factor(rule, measured, report)
     if not rule.each_slice:
         return [_judge(rule, rule.name, measured, factor)]
     if not measured.slices:
         return [_check(rule, rule.name, "failed", f"{rule.check} has no slices.")]
     return [_judge_slice(rule, name, part, factor) for name, part in measured.slices.items()]
+
+
+def _saturated(unless: Saturation, report: Report) -> str | None:
+    """Returns why a rule cannot be applied, or None; an unknown baseline saturates nothing."""
+    measured = report.find(unless.check)
+    value = None if measured is None else _finite(measured.baselines.get(unless.baseline))
+    if value is None or value <= unless.above:
+        return None
+    return (
+        f"{unless.baseline} alone reaches a {unless.check} of {value:.3g}: the catalogue is so small that "
+        "no lead over it can show. The ranking rules decide."
+    )
 
 
 def _factor(rule: Rule, measured: CheckReport, report: Report) -> float | None:

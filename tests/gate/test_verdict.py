@@ -18,6 +18,7 @@ TRAINED = TrainedModel(
     evaluation_uri="s3://b/m/output.tar.gz",
     billable_seconds=1,
 )
+SATURATED = {"check": "hit", "baseline": "pop"}
 FLOOR = {"name": "floor", "check": "hit", "at_least": 0.1, "why": "Because."}
 
 
@@ -72,6 +73,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"at_least": 1.1, "times": {"baseline": "pop"}},
         "failed",
     ),
+    "baseline_finds_everything_in_a_tiny_shop": (
+        {"value": 0.99, "baselines": {"pop": 0.97}},
+        {"times": {"baseline": "pop"}, "at_least": 1.1, "unless": {**SATURATED, "above": 0.85}},
+        "skipped",
+    ),
+    "baseline_finds_much_but_not_everything": (
+        {"value": 0.7, "baselines": {"pop": 0.8}},
+        {"times": {"baseline": "pop"}, "at_least": 1.1, "unless": {**SATURATED, "above": 0.85}},
+        "failed",
+    ),
+    "unknown_baseline_excuses_nothing": ({"value": 0.01}, {"unless": {**SATURATED, "above": 0.85}}, "failed"),
     "other_check_missing": ({}, {"times": {"check": "nope"}}, "failed"),
 }
 
@@ -82,7 +94,7 @@ def test_a_rule_is_applied(name: str) -> None:
     verdict = judge(report(**measured), rules(change))
     (check,) = verdict.checks
     assert check.status == expected
-    assert verdict.approved is (expected == "passed")
+    assert verdict.approved is (expected != "failed")
     assert check.reason
     json.dumps(verdict.to_xcom(), allow_nan=False)
 
