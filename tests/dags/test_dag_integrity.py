@@ -97,3 +97,25 @@ def test_parsing_imports_nothing_heavy_and_runs_no_dbt(root: Path) -> None:
 
 def test_no_file_under_plugins_but_the_one_that_registers(root: Path) -> None:
     assert [path.name for path in (root / "plugins").rglob("*.py")] == ["post_modern_stack_plugin.py"]
+
+
+def test_snowflake_is_chosen_by_a_setting_alone(root: Path) -> None:
+    program = (
+        "import sys\n"
+        "import airflow\n"
+        "from cosmos.profiles import SnowflakePrivateKeyPemProfileMapping as Key\n"
+        "from airflow.dag_processing.dagbag import DagBag\n"
+        "bag = DagBag(sys.argv[1])\n"
+        "assert not bag.import_errors, bag.import_errors\n"
+        "tasks = [t for t in bag.dags['post_modern_stack'].tasks if t.task_id.startswith('transform.')]\n"
+        "assert tasks\n"
+        "assert all(isinstance(t.profile_config.profile_mapping, Key) for t in tasks)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(root / "dags")],
+        env={**os.environ, "PYTHONPATH": str(root), "PMS_WAREHOUSE": "snowflake"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
