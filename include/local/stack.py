@@ -229,12 +229,16 @@ def _wait_for(name: str, url: str, process: subprocess.Popen[bytes], build: Path
     raise RuntimeError(f"{name} did not start; the end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def start(build: Path = BUILD, schedule: str | None = None) -> tuple[Stack, list[int]]:
+def start(
+    build: Path = BUILD, schedule: str | None = None, ports: tuple[int, int] = (0, 0)
+) -> tuple[Stack, list[int]]:
     """Starts the emulator and Airflow, and waits until both answer.
 
     Args:
         build: Folder for state and logs.
         schedule: Overrides the pipeline's schedule; "" for none.
+        ports: Wanted ports of emulator and Airflow; 0 for any. Two stacks that start at once must not
+            want the same, for each would find it free.
 
     Returns:
         Where the stack answers, and the process groups that `stop_groups` ends.
@@ -242,7 +246,7 @@ def start(build: Path = BUILD, schedule: str | None = None) -> tuple[Stack, list
     Raises:
         RuntimeError: A part did not start; nothing is left running.
     """
-    aws_port, airflow_port = _free_port(AWS_PORT), _free_port(AIRFLOW_PORT)
+    aws_port, airflow_port = map(_free_port, ports)
     aws_url, airflow_url = f"http://127.0.0.1:{aws_port}", f"http://127.0.0.1:{airflow_port}"
     environment = airflow_environment(airflow_port, build)
     if schedule is not None:
@@ -301,7 +305,7 @@ def up() -> None:
         return
     down()
     print("==> starting Airflow and the local emulator (about half a minute)", flush=True)
-    stack, groups = start()
+    stack, groups = start(ports=(AWS_PORT, AIRFLOW_PORT))
     STATE_FILE.touch(mode=0o600)
     STATE_FILE.write_text(json.dumps({"stack": vars(stack), "groups": groups}))
     print(f"Airflow   {stack.airflow_url}   user {USERNAME}, password {stack.password}")
