@@ -111,7 +111,7 @@ class AirflowApi:
         rows = [row for row in rows if isinstance(row, dict)]
         for row in reversed(rows):
             if row.get("error_detail"):
-                detail = row["error_detail"][-1]
+                detail = row["error_detail"][0]  # the raised one; its causes follow
                 return f"{detail['exc_type']}: {detail['exc_value']}"
         return "\n".join(str(row.get("event", "")) for row in rows[-15:])
 
