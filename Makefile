@@ -20,7 +20,7 @@ DBT_SOURCES := $(shell find include/dbt -name target -prune -o -name logs -prune
 	\( -name '*.sql' -o -name '*.yml' \) -print)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo up down test test-fast lint format lock bench clean
+.PHONY: help setup demo up down test lint format lock clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
