@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlfluff
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from include.warehouse.dialect import Statement
+from include.warehouse.loading import find_source
 from tests.shops import (
     DBT_PROJECT,
     SMALL,
@@ -24,7 +27,7 @@ from tests.shops import (
     write_source,
 )
 
-SESSIONS = "select * from shop.sessions order by tenant, session_id"
+SESSIONS = "select * exclude (n_source_rows) from shop.sessions order by tenant, session_id"
 DAILY = "select * from shop.daily_statistics order by tenant, event_date"
 DAY = 86_400_000
 
@@ -48,22 +51,24 @@ def loads(path: Path, folder: Path, target: Path, batches: Sequence[Sequence[str
 
 def test_the_shop_builds_and_every_test_passes_and_the_marts_are_right(tmp_path: Path) -> None:
     path = transformed_shop(tmp_path)
-    found = rows(path, "select session_id, skus, actions, event_times, is_bot, n_steps from shop.sessions")
+    found = rows(
+        path, "select shop_session_id, skus, actions, event_times, is_bot, n_steps from shop.sessions"
+    )
     raw = [json.loads(row[0]) for row in rows(path, "select raw_data from raw.shopping_events")]
     ranks = {"detail": 1, "add": 2, "purchase": 4}
-    wanted: dict[str, set[tuple[int, int, str, str, str]]] = {}
+    wanted: dict[str, set[tuple[int, int, str, str]]] = {}
     for row in raw:
         action = row["product_action"]
         if action in ranks and row["product_sku_hash"]:
             moment = int(row["server_timestamp_epoch_ms"])
             wanted.setdefault(row["session_id_hash"], set()).add(
-                (moment, ranks[action], row["product_sku_hash"], row["hashed_url"], action)
+                (moment, ranks[action], row["product_sku_hash"], action)
             )
     assert {row[0] for row in found} == wanted.keys()
     for session_id, skus, actions, times, is_bot, steps in found:
         interactions = sorted(wanted[session_id])[:300]
         assert skus == [row[2] for row in interactions]
-        assert actions == [row[4] for row in interactions]
+        assert actions == [row[3] for row in interactions]
         assert times == [row[0] for row in interactions]
         assert is_bot == (len(wanted[session_id]) > 300)
         assert steps == sum(n == 0 or skus[n - 1] != sku for n, sku in enumerate(skus))
@@ -83,53 +88,163 @@ def test_empty_raw_tables_build_to_empty_marts_twice(tmp_path: Path) -> None:
     assert marts(path) == [[], [], []]
 
 
-def test_late_repeated_and_disordered_loads_give_the_marts_of_one_orderly_load(tmp_path: Path) -> None:
-    chance = random.Random(3)
-    log = [
-        event(
-            f"s{n % 7}",
-            f"p{chance.randrange(5)}",
-            T0 + DAY * chance.randrange(4) + chance.randrange(4),
-            action,
+def events_of_days(chance: random.Random, days: int, count: int) -> list[str]:
+    """A log of sessions that pause, cross midnight and end at the same millisecond."""
+    lines = []
+    for number in range(count):
+        action = chance.choice(["detail", "detail", "add", "remove", "purchase", ""])
+        lines.append(
+            event(
+                f"s{number % 7}",
+                f"p{chance.randrange(5)}" if action else "",
+                T0 + DAY * chance.randrange(days) + chance.choice([0, 5, 5, 900_000, 2_400_000, DAY - 600_000]),
+                action,
+                "event_product" if action else "pageview",
+                f"u{chance.randrange(3)}",
+            )
         )
-        for n in range(120)
-        for action in (chance.choice(["detail", "add", "remove", "purchase"]),)
-    ] + [event("s1", "", T0 + n, "", "pageview", f"u{n}") for n in range(5)]
-    orderly = loads(tmp_path / "one.duckdb", tmp_path / "one", tmp_path / "target", [sorted(log)])
-    shuffled = log + chance.sample(log, 30)
-    chance.shuffle(shuffled)
-    # Every part touches every day, and the last one repeats what came before.
-    parts = [shuffled[:50], shuffled[50:120], shuffled[120:] + shuffled[:20]]
-    again = loads(tmp_path / "three.duckdb", tmp_path / "three", tmp_path / "target", parts)
-    assert again == orderly
-    full = run_dbt(tmp_path / "three.duckdb", tmp_path / "target", "run", "--full-refresh")
-    assert full.success
-    assert marts(tmp_path / "three.duckdb") == orderly
+    return lines
 
 
-def test_an_incremental_run_leaves_untouched_dates_alone(tmp_path: Path) -> None:
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32), repeats=st.integers(1, 3))
+def test_backfilling_days_twice_and_in_any_order_gives_the_marts_of_one_orderly_load(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, repeats: int
+) -> None:
+    chance, folder = random.Random(seed), tmp_path_factory.mktemp("order")
+    log = events_of_days(chance, days=4, count=90)
+    orderly = loads(folder / "one.duckdb", folder / "one", folder / "target", [sorted(log)])
+    by_day: dict[str, list[str]] = defaultdict(list)
+    for line in log:
+        by_day[str(int(line.split(",")[4]) // DAY)].append(line)
+    # Each day as a file of its own, in any order, some of them again with a late event of another day.
+    batches = list(by_day.values())
+    batches += [[*chance.choice(batches), chance.choice(log)] for _ in range(repeats)]
+    chance.shuffle(batches)
+    path = folder / "days.duckdb"
+    assert loads(path, folder / "days", folder / "target", batches) == orderly
+    assert run_dbt(path, folder / "target", "run", "--full-refresh").success
+    assert marts(path) == orderly
+
+
+def test_small_batches_give_what_one_batch_gives(tmp_path: Path) -> None:
+    path, target = tmp_path / "w.duckdb", tmp_path / "target"
+    whole = loads(path, tmp_path / "in", target, [events_of_days(random.Random(5), days=6, count=200)])
+    result = run_dbt(path, target, "run", "--full-refresh", "--vars", "{rows_per_batch: 1}")
+    assert result.success, result.exception
+    assert marts(path) == whole
+
+
+def test_an_incremental_run_leaves_untouched_days_alone(tmp_path: Path) -> None:
     path, target = tmp_path / "w.duckdb", tmp_path / "target"
     land(path, write_source(tmp_path / "a", [event("old", moment=T0), event("old", "b", T0 + 1)]))
     build(path, target)
     with open_file(path) as warehouse:
-        warehouse.execute(
-            Statement("update raw.shopping_events set etl_timestamp = etl_timestamp - to_days(30)")
-        )
-        # A trace that would go if the date were rebuilt.
-        warehouse.execute(Statement("update shop.int_shopping_events_deduplicated set page_url = 'trace'"))
-    land(path, write_source(tmp_path / "b", [event("new", moment=T0 + DAY)]))
+        # Traces that go where a day is rebuilt.
+        warehouse.execute(Statement("update shop.int_shopping_events_deduplicated set funnel_rank = 9"))
+        warehouse.execute(Statement("update shop.sessions set n_events = 99"))
+    land(path, write_source(tmp_path / "b", [event("new", moment=T0 + 3 * DAY)]))
     build(path, target)
-    traces = rows(
-        path, "select session_id, page_url from shop.int_shopping_events_deduplicated order by 1, 2"
-    )
-    assert traces == [("new", None), ("old", "trace"), ("old", "trace")]
+    ranks = "select session_id, funnel_rank from shop.int_shopping_events_deduplicated order by 1"
+    assert rows(path, ranks) == [("new", 1), ("old", 9), ("old", 9)]
+    assert rows(path, "select n_events from shop.sessions order by 1") == [(1,), (99,)]
+
+
+def test_a_day_of_one_tenant_does_not_touch_another_tenants(tmp_path: Path) -> None:
+    path, target = tmp_path / "w.duckdb", tmp_path / "target"
+    with open_file(path) as warehouse:
+        for tenant in ("mine", "it's theirs"):
+            source = find_source(write_source(tmp_path / tenant, [event("same", tenant[:2])]))
+            warehouse.land(source, tenant=tenant)
+    build(path, target)
+    with open_file(path) as warehouse:
+        warehouse.execute(Statement("update shop.sessions set n_events = 99"))
+        warehouse.land(find_source(write_source(tmp_path / "more", [event("same", "x", T0 + 1)])), tenant="mine")
+    build(path, target)
+    found = rows(path, "select tenant, shop_session_id, skus, n_events from shop.sessions order by 1")
+    assert found == [("it's theirs", "same", ["it"], 99), ("mine", "same", ["mi", "x"], 2)]
+
+
+def test_a_build_killed_between_batches_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path, target = tmp_path / "w.duckdb", tmp_path / "target"
+    whole = loads(path, tmp_path / "in", target, [events_of_days(random.Random(7), days=5, count=120)])
+    with open_file(path) as warehouse:
+        # What a kill leaves: the batches before it, committed, and nothing of the later ones.
+        for table, day in (("int_shopping_events_deduplicated", "event_date"), ("sessions", "session_date")):
+            warehouse.execute(Statement(f"delete from shop.{table} where {day} > date '2026-01-02'"))
+        kept = "update shop.int_shopping_events_deduplicated set first_loaded_at = timestamp '2020-01-01'"
+        warehouse.execute(Statement(kept))
+    build(path, target)
+    assert marts(path) == whole
+    again = "select distinct event_date from shop.int_shopping_events_deduplicated where first_loaded_at > '2021-01-01'"
+    assert min(str(row[0]) for row in rows(path, again)) == "2026-01-03"
+
+
+def test_rows_of_an_unfinished_load_are_not_in_the_marts(tmp_path: Path) -> None:
+    path, target = tmp_path / "w.duckdb", tmp_path / "target"
+    done = loads(path, tmp_path / "in", target, [[event("a"), event("b")]])
+    with open_file(path) as warehouse:
+        warehouse.execute(
+            Statement("insert into raw.shopping_events select * replace ('half' as etl_id) from raw.shopping_events")
+        )
+    build(path, target)
+    assert marts(path) == done
+
+
+def test_a_model_of_another_shape_says_how_to_build_it_anew(tmp_path: Path) -> None:
+    path, target = tmp_path / "w.duckdb", tmp_path / "target"
+    loads(path, tmp_path / "in", target, [[event("a")]])
+    with open_file(path) as warehouse:
+        warehouse.execute(Statement("alter table shop.int_product_days drop n_adds"))
+    result = run_dbt(path, target, "run", "--select", "int_product_days")
+    assert not result.success
+    assert "--full-refresh --select int_product_days+" in str(result.result.results[0].message)
+
+
+@pytest.mark.parametrize(
+    ("lines", "test"),
+    [
+        (
+            [event(f"s{day}-{n}", moment=T0 + day * DAY + n) for day in range(5) for n in range(3 if day < 4 else 90)],
+            "assert_daily_volume_is_plausible",
+        ),
+        ([event("a", "SKU-1"), event("b", "sku-1")], "assert_skus_differ_by_more_than_case_or_spaces"),
+        ([event("a", "sku"), event("b", '" sku"')], "assert_skus_differ_by_more_than_case_or_spaces"),
+    ],
+    ids=["a day with ten times the volume", "SKUs that differ only by case", "SKUs that differ only by spaces"],
+)
+def test_what_looks_odd_is_a_warning_and_goes_through(tmp_path: Path, lines: list[str], test: str) -> None:
+    path = tmp_path / "w.duckdb"
+    land(path, write_source(tmp_path / "in", lines))
+    result = run_dbt(path, tmp_path / "target", "build")
+    assert result.success, result.exception
+    warned = [r.node.name for r in result.result.results if str(r.status) == "warn"]
+    assert warned == [test]
+    assert rows(path, "select count(*) from shop.sessions") == [(len(lines),)]
+
+
+def test_searches_are_counted_once_and_by_day(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    land(path, write_source(tmp_path / "in", [event()]))
+    with open_file(path) as warehouse:
+        [(etl_id,)] = warehouse.execute(Statement("select etl_id from raw.loads"))
+        search = json.dumps({"session_id_hash": "s", "server_timestamp_epoch_ms": str(T0)})
+        for _ in range(2):
+            warehouse.execute(
+                Statement(
+                    "insert into raw.searches select etl_id, loaded_at, tenant, date '2026-01-01', "
+                    f"cast('{search}' as json) from raw.loads"
+                )
+            )
+    build(path, tmp_path / "target")
+    assert rows(path, "select n_searches from shop.daily_statistics") == [(1,)]
 
 
 @pytest.mark.parametrize(
     ("spoil", "model"),
     [
-        ("update raw.shopping_events set event_type = 'click'", "stg_shopping_events"),
-        ("update raw.shopping_events set raw_data = '{}'", "stg_shopping_events"),
+        ("update raw.shopping_events set event_type = 'click'", "int_shopping_events_deduplicated"),
+        ("update raw.shopping_events set raw_data = '{}'", "int_shopping_events_deduplicated"),
         ("alter table raw.shopping_events rename raw_data to payload", "stg_shopping_events"),
     ],
     ids=["strange event type", "session id gone", "column renamed"],
@@ -157,24 +272,26 @@ def test_the_project_parses_for_snowflake_without_a_connection(tmp_path: Path) -
 
 
 def test_models_compile_to_snowflake_without_a_connection(tmp_path: Path) -> None:
-    # Only the incremental model asks the warehouse something while it compiles.
-    offline = ["--no-populate-cache", "--no-introspect", "--exclude", "int_shopping_events_deduplicated"]
+    offline = ["--no-populate-cache", "--no-introspect"]
     result = run_dbt(tmp_path / "unused.duckdb", tmp_path, "compile", "--target", "snowflake", *offline)
     assert result.success, result.exception
     compiled = {path.stem: path.read_text() for path in (tmp_path / "compiled").rglob("models/*/*.sql")}
     assert compiled.keys() >= {
         "stg_shopping_events",
         "stg_products",
+        "stg_searches",
+        "int_shopping_events_deduplicated",
+        "int_product_days",
         "sessions",
         "products",
         "daily_statistics",
     }
     for name, text in compiled.items():
         sqlfluff.parse(text, dialect="snowflake")
-        for word in ("epoch_ms(", "json_extract_string", "len("):
+        for word in (" epoch_ms(", "from_json", "len(", "list_"):
             assert word not in text, name
     assert "array_agg(product_sku) within group (order by interaction_number)" in compiled["sessions"]
-    assert "get(raw_data, 'session_id_hash')::varchar" in compiled["stg_shopping_events"]
+    assert "get(parsed_row, 'session_id_hash')::varchar" in compiled["stg_shopping_events"]
 
 
 def test_every_model_has_its_yml_beside_it_and_describes_every_column(tmp_path: Path) -> None:

@@ -1,6 +1,17 @@
-with events as (
+with product_days as (
 
-    select * from {{ ref('int_shopping_events_deduplicated') }}
+    select * from {{ ref('int_product_days') }}
+
+),
+
+searches as (
+
+    select
+        tenant,
+        event_date,
+        count(*) as n_searches
+    from {{ ref('int_searches_deduplicated') }}
+    group by tenant, event_date
 
 ),
 
@@ -8,45 +19,50 @@ sessions as (
 
     select
         tenant,
-        session_id,
-        is_bot
+        session_date,
+        count(*) as n_sessions,
+        sum(case when is_bot then 1 else 0 end) as n_bot_sessions
     from {{ ref('sessions') }}
+    group by tenant, session_date
 
 ),
 
-daily as (
+events as (
 
     select
-        events.tenant,
-        events.event_date,
-        count(*) as n_events,
-        count(distinct events.session_id) as n_sessions,
-        count(distinct case when sessions.is_bot then events.session_id end) as n_bot_sessions,
-        count(distinct case when events.is_interaction then events.product_sku end) as n_products,
-        sum(case when events.event_type = 'pageview' then 1 else 0 end) as n_pageviews,
-        sum(case when events.product_action = 'detail' then 1 else 0 end) as n_details,
-        sum(case when events.product_action = 'add' then 1 else 0 end) as n_adds,
-        sum(case when events.product_action = 'remove' then 1 else 0 end) as n_removes,
-        sum(case when events.product_action = 'purchase' then 1 else 0 end) as n_purchases
-    from events
-    left join sessions
-        on
-            events.tenant = sessions.tenant
-            and events.session_id = sessions.session_id
-    group by events.tenant, events.event_date
+        tenant,
+        event_date,
+        sum(n_events) as n_events,
+        sum(case when n_interactions > 0 then 1 else 0 end) as n_products,
+        sum(n_pageviews) as n_pageviews,
+        sum(n_details) as n_details,
+        sum(n_adds) as n_adds,
+        sum(n_removes) as n_removes,
+        sum(n_purchases) as n_purchases
+    from product_days
+    group by tenant, event_date
 
 )
 
 select
-    tenant,
-    event_date,
-    cast(n_events as bigint) as n_events,
-    cast(n_sessions as bigint) as n_sessions,
-    cast(n_bot_sessions as bigint) as n_bot_sessions,
-    cast(n_products as bigint) as n_products,
-    cast(n_pageviews as bigint) as n_pageviews,
-    cast(n_details as bigint) as n_details,
-    cast(n_adds as bigint) as n_adds,
-    cast(n_removes as bigint) as n_removes,
-    cast(n_purchases as bigint) as n_purchases
-from daily
+    events.tenant,
+    events.event_date,
+    cast(events.n_events as bigint) as n_events,
+    cast(coalesce(sessions.n_sessions, 0) as bigint) as n_sessions,
+    cast(coalesce(sessions.n_bot_sessions, 0) as bigint) as n_bot_sessions,
+    cast(coalesce(searches.n_searches, 0) as bigint) as n_searches,
+    cast(events.n_products as bigint) as n_products,
+    cast(events.n_pageviews as bigint) as n_pageviews,
+    cast(events.n_details as bigint) as n_details,
+    cast(events.n_adds as bigint) as n_adds,
+    cast(events.n_removes as bigint) as n_removes,
+    cast(events.n_purchases as bigint) as n_purchases
+from events
+left join sessions
+    on
+        events.tenant = sessions.tenant
+        and events.event_date = sessions.session_date
+left join searches
+    on
+        events.tenant = searches.tenant
+        and events.event_date = searches.event_date

@@ -19,9 +19,9 @@ seen as (
     select
         tenant,
         product_sku,
-        count(*) as n_interactions
-    from {{ ref('int_shopping_events_deduplicated') }}
-    where is_interaction
+        sum(n_interactions) as n_interactions
+    from {{ ref('int_product_days') }}
+    where n_interactions > 0
     group by tenant, product_sku
 
 )

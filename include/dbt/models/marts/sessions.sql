@@ -1,41 +1,113 @@
-with events as (
+{{
+    config(
+        materialized='incremental_by_day',
+        day='session_date',
+        source_model='int_shopping_events_deduplicated',
+        source_day='event_date',
+        margin=1
+    )
+}}
 
-    select * from {{ ref('int_shopping_events_deduplicated') }}
+-- A session belongs to the day of its first interaction. What it needs is on that day, on the day before, in
+-- case it began with page views before midnight, and on the day after, in case it went on.
+with source_rows as (
+
+    {{ rows_by_day(ref('int_shopping_events_deduplicated'), 'event_date', margin=1) }}
 
 ),
 
-totals as (
+events as (
 
     select
         tenant,
-        session_id,
-        count(*) as n_events,
-        max(event_epoch_ms) - min(event_epoch_ms) as duration_ms
-    from events
-    group by tenant, session_id
-
-),
-
-numbered as (
-
-    select
-        tenant,
-        session_id,
-        event_at,
+        session_id as shop_session_id,
         event_epoch_ms,
+        funnel_rank,
         product_action,
         product_sku,
-        row_number() over (
-            partition by tenant, session_id
-            -- The page is part of the order only so that no two events are equal in it.
-            order by event_epoch_ms, funnel_rank, product_sku, coalesce(page_url, '')
-        ) as interaction_number,
-        lag(product_sku) over (
-            partition by tenant, session_id
-            order by event_epoch_ms, funnel_rank, product_sku, coalesce(page_url, '')
-        ) as previous_sku
+        is_interaction
+    from {{ ref('int_shopping_events_deduplicated') }}
+    where {{ days_of_batch('event_date', margin=1) }}
+
+),
+
+long_sessions as (
+
+    -- Only these can hold a pause that ends a session; few shops send sessions that are not cut yet.
+    select
+        tenant,
+        shop_session_id
     from events
-    where is_interaction
+    group by tenant, shop_session_id
+    having max(event_epoch_ms) - min(event_epoch_ms) > {{ var('session_idle_minutes') * 60000 }}
+
+),
+
+pauses as (
+
+    select
+        events.*,
+        events.event_epoch_ms - lag(events.event_epoch_ms) over (
+            partition by events.tenant, events.shop_session_id
+            order by events.event_epoch_ms
+        ) as pause_ms
+    from events
+    inner join long_sessions
+        on
+            events.tenant = long_sessions.tenant
+            and events.shop_session_id = long_sessions.shop_session_id
+
+),
+
+cut_events as (
+
+    select
+        tenant,
+        shop_session_id,
+        event_epoch_ms,
+        funnel_rank,
+        product_action,
+        product_sku,
+        is_interaction,
+        coalesce(
+            max(case when pause_ms > {{ var('session_idle_minutes') * 60000 }} then event_epoch_ms end) over (
+                partition by tenant, shop_session_id
+                order by event_epoch_ms
+            ), 0
+        ) as session_part
+    from pauses
+
+),
+
+session_events as (
+
+    select * from cut_events
+    union all
+    select
+        events.*,
+        0 as session_part
+    from events
+    left join long_sessions
+        on
+            events.tenant = long_sessions.tenant
+            and events.shop_session_id = long_sessions.shop_session_id
+    where long_sessions.shop_session_id is null
+
+),
+
+ordered_sessions as (
+
+    {{ ordered_sessions('session_events') }}
+
+),
+
+timed as (
+
+    select
+        *,
+        {{ first_element('event_times') }} as first_epoch_ms,
+        {{ last_element('event_times') }} as last_epoch_ms
+    from ordered_sessions
 
 ),
 
@@ -43,58 +115,45 @@ sessions as (
 
     select
         tenant,
-        session_id,
-        min(event_at) as started_at,
-        max(event_at) as ended_at,
-        count(*) as n_interactions,
-        sum(case when previous_sku is null or previous_sku != product_sku then 1 else 0 end) as n_steps,
-        {{ ordered_array('product_sku', 'interaction_number') }} as skus,
-        {{ ordered_array('product_action', 'interaction_number') }} as actions,
-        {{ ordered_array('event_epoch_ms', 'interaction_number') }} as event_times
-    from numbered
-    where interaction_number <= {{ var('max_session_events') }}
-    group by tenant, session_id
-
-),
-
-flagged as (
-
-    select
-        sessions.tenant,
-        sessions.session_id,
-        sessions.started_at,
-        sessions.ended_at,
-        sessions.skus,
-        sessions.actions,
-        sessions.event_times,
-        cast(sessions.started_at as date) as session_date,
-        cast(sessions.n_interactions as integer) as n_interactions,
-        cast(sessions.n_steps as integer) as n_steps,
-        cast(totals.n_events as integer) as n_events,
-        totals.n_events > {{ var('max_session_events') }}
+        md5(tenant || '|' || shop_session_id || '|' || cast(first_epoch_ms as varchar)) as session_id,
+        shop_session_id,
+        cast({{ epoch_ms_to_timestamp('first_epoch_ms') }} as date) as session_date,
+        {{ epoch_ms_to_timestamp('first_epoch_ms') }} as started_at,
+        {{ epoch_ms_to_timestamp('last_epoch_ms') }} as ended_at,
+        cast(n_interactions as integer) as n_interactions,
+        cast(n_steps as integer) as n_steps,
+        cast(n_events as integer) as n_events,
+        n_events > {{ var('max_session_events') }}
+        or duration_ms > {{ var('max_session_hours') * 3600000 }}
         or (
-            totals.n_events >= {{ var('fast_session_events') }}
-            and totals.duration_ms <= totals.n_events * {{ var('fast_session_ms_per_event') }}
-        ) as is_bot
-    from sessions
-    inner join totals
-        on
-            sessions.tenant = totals.tenant
-            and sessions.session_id = totals.session_id
+            n_events >= {{ var('fast_session_events') }}
+            and duration_ms <= n_events * {{ var('fast_session_ms_per_event') }}
+        ) as is_bot,
+        skus,
+        actions,
+        event_times
+    from timed
 
 )
 
 select
-    tenant,
-    session_id,
-    session_date,
-    started_at,
-    ended_at,
-    n_interactions,
-    n_steps,
-    n_events,
-    is_bot,
-    skus,
-    actions,
-    event_times
-from flagged
+    sessions.tenant,
+    sessions.session_id,
+    sessions.shop_session_id,
+    sessions.session_date,
+    sessions.started_at,
+    sessions.ended_at,
+    sessions.n_interactions,
+    sessions.n_steps,
+    sessions.n_events,
+    sessions.is_bot,
+    sessions.skus,
+    sessions.actions,
+    sessions.event_times,
+    cast(source_rows.n_source_rows as bigint) as n_source_rows
+from sessions
+-- Also leaves out the sessions of the days around the batch, which were read only for what crosses midnight.
+inner join source_rows
+    on
+        sessions.tenant = source_rows.tenant
+        and sessions.session_date = source_rows.source_day

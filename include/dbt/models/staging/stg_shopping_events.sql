@@ -4,6 +4,12 @@ with source as (
 
 ),
 
+loads as (
+
+    select etl_id from {{ source('raw', 'loads') }}
+
+),
+
 parsed as (
 
     select
@@ -12,12 +18,12 @@ parsed as (
         api_key as tenant,
         event_date,
         event_type,
-        {{ json_text('raw_data', 'session_id_hash') }} as session_id,
-        nullif({{ json_text('raw_data', 'product_action') }}, '') as product_action,
-        nullif({{ json_text('raw_data', 'product_sku_hash') }}, '') as product_sku,
-        nullif({{ json_text('raw_data', 'hashed_url') }}, '') as page_url,
-        cast({{ json_text('raw_data', 'server_timestamp_epoch_ms') }} as bigint) as event_epoch_ms
+        {{ parsed_json('raw_data', [
+            'session_id_hash', 'product_action', 'product_sku_hash', 'server_timestamp_epoch_ms', 'hashed_url'
+        ]) }} as parsed_row
     from source
+    -- A load that is not finished, or was refused, is not there yet.
+    where etl_id in (select loads.etl_id from loads)
 
 ),
 
@@ -28,13 +34,12 @@ renamed as (
         etl_timestamp,
         tenant,
         event_date,
-        session_id,
         event_type,
-        product_action,
-        product_sku,
-        page_url,
-        event_epoch_ms,
-        {{ epoch_ms_to_timestamp('event_epoch_ms') }} as event_at
+        {{ json_text('parsed_row', 'session_id_hash') }} as session_id,
+        nullif({{ json_text('parsed_row', 'product_action') }}, '') as product_action,
+        nullif({{ json_text('parsed_row', 'product_sku_hash') }}, '') as product_sku,
+        nullif({{ json_text('parsed_row', 'hashed_url') }}, '') as page_url,
+        cast({{ json_text('parsed_row', 'server_timestamp_epoch_ms') }} as bigint) as event_epoch_ms
     from parsed
 
 )

@@ -1,0 +1,186 @@
+{#-
+    A table that is kept day by day: a tenant's day is built anew, whole, where its source holds another number
+    of rows for it than it was built from. The log is append-only, so that a late, repeated or backfilled row
+    always changes that number: the table is the same whatever came when, without a clock and without a
+    look-back that could be too short. Days are built in batches of a bounded number of rows, each in a
+    transaction of its own: memory is bounded, and a killed run goes on where it stopped.
+
+    A model reads the days it has to build through `days_of_batch`, and carries in a column `n_source_rows`,
+    by `rows_by_day`, how many rows each of its days was built from. Its config names `day`, its own column of
+    days, `source_model` and `source_day`, where its rows come from, and `margin`, how many days around its own
+    a day is built from.
+-#}
+{% materialization incremental_by_day, default %}
+
+    {%- set existing = load_cached_relation(this) -%}
+    {%- set target_relation = this.incorporate(type='table') -%}
+    {%- set empty = 'select * from (' ~ compiled_code ~ ') as model where false' -%}
+    {%- set query_tag = set_query_tag() if adapter.type() == 'snowflake' else none -%}
+
+    {{ run_hooks(pre_hooks, inside_transaction=False) }}
+    {{ run_hooks(pre_hooks, inside_transaction=True) }}
+
+    {% if existing is none or existing.type != 'table' or should_full_refresh() %}
+        {{ drop_relation_if_exists(existing) }}
+        {% call statement('create') %}{{ create_table_as(False, target_relation, empty) }}{% endcall %}
+        {% do adapter.commit() %}
+    {% endif %}
+
+    {%- set columns = columns_of_model(target_relation, empty) -%}
+    {%- set batches = batches_of_days(stale_days(target_relation)) -%}
+    {% for ranges in batches %}
+        {{ log(this.identifier ~ ': batch ' ~ loop.index ~ ' of ' ~ batches | length, info=True) }}
+        {% do replace_rows(
+            target_relation, columns, in_ranges(ranges, config.get('day'), 0), rows_of_batch(compiled_code, ranges)
+        ) %}
+    {% endfor %}
+
+    {% call statement('main') %}select {{ batches | length }} as batches_built{% endcall %}
+    {% do apply_grants(target_relation, config.get('grants'), should_revoke=False) %}
+    {% do persist_docs(target_relation, model) %}
+    {{ run_hooks(post_hooks, inside_transaction=True) }}
+    {% do adapter.commit() %}
+    {{ run_hooks(post_hooks, inside_transaction=False) }}
+    {% if query_tag %}{% do unset_query_tag(query_tag) %}{% endif %}
+    {{ return({'relations': [target_relation]}) }}
+
+{% endmaterialization %}
+
+
+{#- Stands in a model for the days of the current batch; anywhere else it is true, so that the model is plain SQL. -#}
+{% macro days_of_batch(day, margin=0) -%}
+    /* days_of_batch {{ day }} {{ margin }} */ true
+{%- endmacro %}
+
+
+{% macro rows_by_day(relation, day, margin=0) -%}
+    select
+        centre.tenant,
+        centre.source_day,
+        sum(around.n_rows) as n_source_rows
+    from (
+        select
+            tenant,
+            {{ day }} as source_day
+        from {{ relation }}
+        where {{ days_of_batch(day) }}
+        group by tenant, {{ day }}
+    ) as centre
+    inner join (
+        select
+            tenant,
+            {{ day }} as source_day,
+            count(*) as n_rows
+        from {{ relation }}
+        where {{ days_of_batch(day, margin) }}
+        group by tenant, {{ day }}
+    ) as around
+        on
+            centre.tenant = around.tenant
+            and around.source_day between {{ days_after('centre.source_day', -margin) }}
+            and {{ days_after('centre.source_day', margin) }}
+    group by centre.tenant, centre.source_day
+{%- endmacro %}
+
+
+{#- Rows of (tenant, day, rows to read): days that are missing, or were built from another number of rows. -#}
+{% macro stale_days(target_relation) %}
+    {%- set source_rows = rows_by_day(ref(config.get('source_model')), config.get('source_day'), config.get('margin', 0)) -%}
+    {% do return(run_query(
+        "select coalesce(source_days.tenant, built.tenant) as tenant, "
+        ~ "cast(coalesce(source_days.source_day, built.built_day) as varchar) as stale_day, "
+        ~ "coalesce(source_days.n_source_rows, 0) as n_source_rows "
+        ~ "from (" ~ source_rows ~ ") as source_days full outer join ("
+        ~ "select tenant, " ~ config.get('day') ~ " as built_day, max(n_source_rows) as n_source_rows from "
+        ~ target_relation ~ " group by tenant, " ~ config.get('day') ~ ") as built "
+        ~ "on source_days.tenant = built.tenant and source_days.source_day = built.built_day "
+        ~ "where source_days.n_source_rows is null or built.n_source_rows is null "
+        ~ "or source_days.n_source_rows <> built.n_source_rows order by 1, 2"
+    )) %}
+{% endmacro %}
+
+
+{#- Lists of ranges (tenant, first day, last day), each list of days for one transaction. -#}
+{% macro batches_of_days(stale) %}
+    {%- set batches = [] -%}
+    {%- set filled = namespace(rows=var('rows_per_batch')) -%}
+    {%- for row in stale.rows -%}
+        {%- if filled.rows >= var('rows_per_batch') -%}
+            {% do batches.append([]) %}
+            {%- set filled.rows = 0 -%}
+        {%- endif -%}
+        {#- Neighbouring days share the margins that they count. -#}
+        {%- set filled.rows = filled.rows + (row[2] | int) // (2 * config.get('margin', 0) + 1) -%}
+        {%- set day = modules.datetime.date.fromisoformat(row[1][:10]) -%}
+        {%- set ranges = batches[-1] -%}
+        {%- if ranges and ranges[-1].tenant == row[0] and (day - ranges[-1].last).days == 1 -%}
+            {% do ranges[-1].update({'last': day}) %}
+        {%- else -%}
+            {% do ranges.append({'tenant': row[0], 'first': day, 'last': day}) %}
+        {%- endif -%}
+    {%- endfor -%}
+    {% do return(batches) %}
+{% endmacro %}
+
+
+{% macro in_ranges(ranges, day, margin) %}
+    {%- set around = modules.datetime.timedelta(days=margin) -%}
+    {%- set parts = [] -%}
+    {%- for range in ranges -%}
+        {% do parts.append(
+            "(tenant = " ~ string_literal(escape_single_quotes(range.tenant)) ~ " and " ~ day ~ " between cast('"
+            ~ (range.first - around) ~ "' as date) and cast('" ~ (range.last + around) ~ "' as date))"
+        ) %}
+    {%- endfor -%}
+    {#- The outer bounds let the warehouse skip whatever lies outside of all of them. -#}
+    {% do return(
+        "(" ~ parts | join(" or ") ~ ") and " ~ day ~ " between cast('"
+        ~ (ranges | map(attribute='first') | min - around) ~ "' as date) and cast('"
+        ~ (ranges | map(attribute='last') | max + around) ~ "' as date)"
+    ) %}
+{% endmacro %}
+
+
+{% macro rows_of_batch(sql, ranges) %}
+    {%- set filled = namespace(sql=sql) -%}
+    {%- for day, margin in modules.re.findall('/[*] days_of_batch ([a-z_.]+) ([0-9]+) [*]/ true', sql) -%}
+        {%- set place = '/* days_of_batch ' ~ day ~ ' ' ~ margin ~ ' */ true' -%}
+        {%- set filled.sql = filled.sql | replace(place, in_ranges(ranges, day, margin | int)) -%}
+    {%- endfor -%}
+    {% do return(filled.sql) %}
+{% endmacro %}
+
+
+{#- Names of the model's columns; a table of another shape is an error that names the way out. -#}
+{% macro columns_of_model(target_relation, empty) %}
+    {%- set wanted = get_column_schema_from_query(empty) | map(attribute='name') | map('lower') | list -%}
+    {%- set found = adapter.get_columns_in_relation(target_relation) | map(attribute='name') | map('lower') | list -%}
+    {%- if wanted | sort != found | sort -%}
+        {{ exceptions.raise_compiler_error(
+            target_relation ~ " has the columns " ~ found | sort | join(', ') ~ ", the model "
+            ~ wanted | sort | join(', ') ~ ". Build it anew: dbt build --full-refresh --select "
+            ~ target_relation.identifier ~ "+"
+        ) }}
+    {%- endif -%}
+    {% do return(wanted) %}
+{% endmacro %}
+
+
+{#- Deletes the rows of a batch and inserts them anew, both or neither. -#}
+{% macro replace_rows(target_relation, columns, condition, rows) %}
+    {% do adapter.dispatch('replace_rows', 'post_modern_stack')(
+        "delete from " ~ target_relation ~ " where " ~ condition,
+        "insert into " ~ target_relation ~ " (" ~ columns | join(', ') ~ ") select " ~ columns | join(', ')
+        ~ " from (" ~ rows ~ ") as rows_of_batch"
+    ) %}
+{% endmacro %}
+
+{% macro default__replace_rows(delete, insert) %}
+    {% call statement('delete') %}{{ delete }}{% endcall %}
+    {% call statement('insert') %}{{ insert }}{% endcall %}
+    {% do adapter.commit() %}
+{% endmacro %}
+
+{% macro snowflake__replace_rows(delete, insert) %}
+    {% call statement('replace') %}{{ snowflake_dml_explicit_transaction(delete ~ ";\n" ~ insert) }}{% endcall %}
+{% endmacro %}

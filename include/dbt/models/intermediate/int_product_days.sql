@@ -1,0 +1,51 @@
+{{
+    config(
+        materialized='incremental_by_day',
+        day='event_date',
+        source_model='int_shopping_events_deduplicated',
+        source_day='event_date'
+    )
+}}
+
+with source_rows as (
+
+    {{ rows_by_day(ref('int_shopping_events_deduplicated'), 'event_date') }}
+
+),
+
+counted as (
+
+    select
+        tenant,
+        event_date,
+        product_sku,
+        count(*) as n_events,
+        sum(case when is_interaction then 1 else 0 end) as n_interactions,
+        sum(case when event_type = 'pageview' then 1 else 0 end) as n_pageviews,
+        sum(case when product_action = 'detail' then 1 else 0 end) as n_details,
+        sum(case when product_action = 'add' then 1 else 0 end) as n_adds,
+        sum(case when product_action = 'remove' then 1 else 0 end) as n_removes,
+        sum(case when product_action = 'purchase' then 1 else 0 end) as n_purchases
+    from {{ ref('int_shopping_events_deduplicated') }}
+    where {{ days_of_batch('event_date') }}
+    group by tenant, event_date, product_sku
+
+)
+
+select
+    counted.tenant,
+    counted.event_date,
+    counted.product_sku,
+    cast(counted.n_events as bigint) as n_events,
+    cast(counted.n_interactions as bigint) as n_interactions,
+    cast(counted.n_pageviews as bigint) as n_pageviews,
+    cast(counted.n_details as bigint) as n_details,
+    cast(counted.n_adds as bigint) as n_adds,
+    cast(counted.n_removes as bigint) as n_removes,
+    cast(counted.n_purchases as bigint) as n_purchases,
+    cast(source_rows.n_source_rows as bigint) as n_source_rows
+from counted
+inner join source_rows
+    on
+        counted.tenant = source_rows.tenant
+        and counted.event_date = source_rows.source_day
