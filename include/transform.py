@@ -89,7 +89,10 @@ def _dbt_core_group(settings: Settings, check: BaseOperator) -> TaskGroup:
         # In-process dbt starts in 2 s, a subprocess in 15 s.
         execution_config=ExecutionConfig(invocation_mode=InvocationMode.DBT_RUNNER),
         render_config=RenderConfig(
-            load_method=LoadMode.DBT_MANIFEST, test_behavior=TestBehavior.BUILD, emit_datasets=False
+            load_method=LoadMode.DBT_MANIFEST,
+            test_behavior=TestBehavior.BUILD,
+            emit_datasets=False,
+            exclude=["resource_type:exposure"],  # no task; Cosmos would warn of it at every parse
         ),
         operator_args={**arguments, "callback": keep_run_results},
         default_args={"retries": 2},
