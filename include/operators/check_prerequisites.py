@@ -30,8 +30,8 @@ from include.window import Window, resolve_window
 class CheckPrerequisitesOperator(BaseOperator):
     """Fails within seconds, with one list of all that is missing, instead of after an hour with the first.
 
-    The dates, the warehouse and its raw log for this window, AWS credentials, the bucket (created where
-    it is missing), the instance types, and the ML environment.
+    The dates, the warehouse and its raw log for this window, dbt Cloud where it is chosen, AWS credentials,
+    the bucket (created where it is missing), the instance types, and the ML environment.
 
     Args:
         start_date: First day of the window, ISO.
@@ -68,6 +68,7 @@ class CheckPrerequisitesOperator(BaseOperator):
             problems.append(str(error))
         checks: tuple[Callable[[], None], ...] = (
             lambda: empty.extend(_check_warehouse(settings, self.tenant or settings.tenant, window)),
+            lambda: _check_dbt_cloud(settings),
             lambda: _check_aws(settings),
             lambda: _check_ml_environment(settings),
         )
@@ -154,6 +155,31 @@ def _event_dates(dialect: Dialect, tenant: str) -> Statement:
         f"where api_key = {dialect.parameter('tenant')}",
         {"tenant": tenant},
     )
+
+
+def _check_dbt_cloud(settings: Settings) -> None:
+    """Makes sure that the transform has a job to run, where dbt Cloud is chosen.
+
+    Raises:
+        SettingsError: Connection, account, token or job are missing; the message lists all of it.
+    """
+    if settings.dbt_runner != "cloud":
+        return
+    missing = [] if settings.dbt_cloud_job_id else ["the number of a job in PMS_DBT_CLOUD_JOB_ID"]
+    try:
+        connection = _connection(settings.dbt_cloud_conn_id, "PMS_DBT_CLOUD_CONN_ID")
+    except SettingsError as error:
+        missing.append(str(error))
+    else:
+        about = f"connection {settings.dbt_cloud_conn_id!r}"
+        if connection.conn_type != "dbt_cloud":
+            missing.append(f"the type dbt_cloud, not {connection.conn_type!r}, of {about}")
+        if not str(connection.login or "").isdigit():
+            missing.append(f"the account's number as login of {about}")
+        if not connection.password:
+            missing.append(f"an API token as password of {about}")
+    if missing:
+        raise SettingsError(f"PMS_DBT_RUNNER is 'cloud', which needs: {'; '.join(missing)}.")
 
 
 def _check_aws(settings: Settings) -> None:
