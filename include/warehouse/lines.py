@@ -249,8 +249,10 @@ def _normalised(text: bytes) -> bytes:
 
 
 def _has_odd_lines(text: bytes) -> bool:
-    marks = (b'"', b"\r", b"\0", b"\n\n", _DAMAGE)
-    return text.startswith(b"\n") or text.endswith(b"\n") or not text or any(mark in text for mark in marks)
+    if not text or text.startswith(b"\n") or text.endswith(b"\n"):
+        return True
+    marks = (b'"', b"\r", b"\0", b"\n\n")
+    return any(mark in text for mark in marks) or (not text.isascii() and _DAMAGE in text)
 
 
 def _parse(

@@ -15,9 +15,9 @@ from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
 
-EVENT = (
-    "insert into raw.shopping_events (etl_id, etl_timestamp, api_key, event_type, event_date, raw_data) "
-    "values ('e', now()::timestamp, 'demo-shop', 'pageview', date '2021-01-15', '{}')"
+LOADED = (
+    "insert into raw.loads (etl_id, tenant, source, loaded_at, report) values ('e', 'demo-shop', 'folder', "
+    """now()::timestamp, '{"first_event_date": "2021-01-15", "last_event_date": "2021-01-15"}')"""
 )
 
 
@@ -40,7 +40,7 @@ def set_up(aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     get_settings.cache_clear()
     with open_warehouse(ConnectionInfo("duckdb", host=str(file)), "shop") as warehouse:
         warehouse.create_raw_tables()
-        warehouse.execute(Statement(EVENT))
+        warehouse.execute(Statement(LOADED))
     return file
 
 
