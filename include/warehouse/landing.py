@@ -119,9 +119,9 @@ def keep_first_sessions(dialect: Dialect, load: Load, max_sessions: int) -> list
 
 def count_rows(dialect: Dialect, load: Load, kind: Kind) -> Statement:
     """Returns the query of a kind's landed rows: count, first and last date (null where it has none)."""
-    dates = "min(event_date), max(event_date)" if kind.has_dates else "null, null"
+    first, last = ("min(event_date)", "max(event_date)") if kind.has_dates else ("null", "null")
     return Statement(
-        f"select count(*), {dates} from {raw(dialect, kind.table)} "
+        f"select count(*), {first} as first_date, {last} as last_date from {raw(dialect, kind.table)} "
         f"where etl_id = {dialect.parameter('etl_id')}",
         load.key,
     )

@@ -168,8 +168,11 @@ def _whole_lines(name: str, stream: IO[bytes], offset: int, block_bytes: int) ->
     """
     rest = b""
     endless = False
-    while block := guarded_read(name, stream, block_bytes):
+    # Whoever goes on behind a block cuts where the first reader would have: chunks have the same names.
+    end = (-(-offset // block_bytes) + 1) * block_bytes
+    while block := guarded_read(name, stream, end - offset):
         offset += len(block)
+        end = offset + block_bytes
         if endless:
             _, newline, block = block.partition(b"\n")
             endless = not newline

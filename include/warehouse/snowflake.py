@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from include.warehouse.kinds import Kind
 from include.warehouse.lines import Position, ahead, read_blocks
 from include.warehouse.loading import SourceFile, SourceFiles
 from include.warehouse.unload import Selection, UnloadRequest
+
+_log = logging.getLogger(__name__)
 
 _STAGE = "raw.landing"
 _BLOCK_BYTES = 64 << 20
@@ -108,7 +111,8 @@ class SnowflakeWarehouse(Warehouse):
     def _staged(self, load: landing.Load, kind: Kind) -> list[Chunk]:
         """Returns the chunks of a file that an earlier try left on the stage, up to the first gap."""
         prefix = f"/{load.etl_id}/{kind.name}/"
-        names = [str(row[0]) for row in self.execute(Statement(f"list {stage_folder(load)}"))]
+        # All of it: the stage holds nothing but loads under way.
+        names = [str(row[0]) for row in self.execute(Statement(f"list @{_STAGE}"))]
         found = sorted(Chunk.of(name) for name in names if prefix in name)
         return [chunk for place, chunk in enumerate(found) if chunk.number == place]
 
@@ -127,8 +131,11 @@ class SnowflakeWarehouse(Warehouse):
         self.tidy(load)
 
     def tidy(self, load: landing.Load) -> None:
-        """Empties the load's folder on the stage."""
-        self.execute(Statement(f"remove {stage_folder(load)}"))
+        """Empties the load's folder on the stage; files left behind cost space, and no load its success."""
+        try:
+            self.execute(Statement(f"remove {stage_folder(load)}"))
+        except Exception as error:  # the driver's own errors are seconds of import away
+            _log.warning("%s could not be emptied: %s", stage_folder(load), error)
 
     def select(self, request: UnloadRequest) -> Selection:
         """As the base class; missing tables and columns become a clear error."""

@@ -82,6 +82,17 @@ def test_window_without_events_is_skipped(set_up: Path, start: str, end: str) ->
         check(start, end)
 
 
+def test_rows_of_an_unfinished_load_are_not_there_yet(set_up: Path) -> None:
+    unfinished = (
+        "insert into raw.shopping_events (etl_id, etl_timestamp, api_key, event_type, event_date, raw_data) "
+        "values ('unfinished', now()::timestamp, 'demo-shop', 'pageview', date '2022-01-15', '{}')"
+    )
+    with open_warehouse(ConnectionInfo("duckdb", host=str(set_up)), "shop") as warehouse:
+        warehouse.execute(Statement(unfinished))
+    with pytest.raises(AirflowSkipException, match="are from 2021-01-15 to 2021-01-15"):
+        check("2022-01-01", "2022-02-01")
+
+
 def test_missing_thing_outweighs_a_window_without_events(
     set_up: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_reading_goes_on_behind_any_block_as_if_it_had_not_stopped(tmp_path: Pat
     for stop in range(len(blocks)):
         rest = list(read_blocks(file, blocks[stop].end, block_bytes=100))
         assert rows_of(blocks[: stop + 1] + rest) == expected
+        assert [block.end for block in rest] == [block.end for block in blocks[stop + 1 :]]
 
 
 def test_going_on_reads_nothing_of_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
