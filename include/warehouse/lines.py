@@ -25,8 +25,9 @@ BLOCK_BYTES = 16 << 20
 MAX_LINE_BYTES = 1 << 20
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_DAMAGE = "\ufffd".encode()
+DAMAGE_MARK = "\ufffd"
 """Stands where a byte was no UTF-8; a line that holds it, or NUL, is rejected."""
+_DAMAGE = DAMAGE_MARK.encode()
 _FILLER = b"-"
 """Takes the place of a line that is judged apart: one column, which no file has."""
 csv.field_size_limit(MAX_LINE_BYTES)
@@ -192,37 +193,54 @@ def _whole_lines(name: str, stream: IO[bytes], offset: int, block_bytes: int) ->
 
 def _block(text: bytes, first_line: int, columns: int, end: Position) -> Block:
     clean = _normalised(text)
-    blank: set[int] = set()
-    spoiled: dict[int, str] = {}
     quoted: dict[int, list[str]] = {}
+    spoiled: dict[int, str] = {}
+    blank: set[int] = set()
     if _has_odd_lines(clean):
-        lines = clean.split(b"\n")
-        # What was emptied by the normalisation is looked at as it was.
-        originals = _decoded(text).replace(b"\r\n", b"\n").split(b"\n")
-        for index, line in enumerate(lines):
-            number = first_line + index
-            if b"\0" in line or _DAMAGE in line:
-                spoiled[number] = "binary_rubbish"
-            elif b'"' in line or b"\r" in line:
-                fields = _fields(originals[index].decode())
-                if len(fields) == columns:
-                    quoted[number] = fields
-                else:
-                    spoiled[number] = "wrong_column_count"
-            elif not line.strip():
-                blank.add(number)
-            else:
-                continue
-            lines[index] = _FILLER
-        clean = b"\n".join(lines)
+        clean = _set_apart(clean, text, first_line, quoted, spoiled, blank)
+    for number, fields in list(quoted.items()):
+        if len(fields) != columns:
+            spoiled[number] = "wrong_column_count"
+            del quoted[number]
+    apart = quoted.keys() | spoiled.keys() | blank
     table, short = _parse(clean, first_line, columns, quoted)
-    for number, line_text in short:
-        if number not in blank and number not in quoted and number not in spoiled:
-            if line_text.strip():
-                spoiled[number] = "wrong_column_count"
-            else:
-                blank.add(number)
+    for number, line in short:
+        if number not in apart and line.strip():
+            spoiled[number] = "wrong_column_count"
     return Block(table, spoiled, table.num_rows + len(spoiled), end, first_line, text)
+
+
+def _set_apart(
+    clean: bytes,
+    text: bytes,
+    first_line: int,
+    quoted: dict[int, list[str]],
+    spoiled: dict[int, str],
+    blank: set[int],
+) -> bytes:
+    """Sorts out the lines that a plain split at commas would get wrong, and returns the others."""
+    lines = clean.split(b"\n")
+    odd: list[int] = []
+    for index, line in enumerate(lines):
+        if b'"' in line or b"\r" in line:
+            odd.append(index)
+        elif not line:
+            blank.add(first_line + index)
+        elif b"\0" in line or _DAMAGE in line:
+            spoiled[first_line + index] = "binary_rubbish"
+        else:
+            continue
+        lines[index] = _FILLER
+    if odd:
+        # As they were: the normalisation may have taken quotes of theirs that meant something.
+        originals = _decoded(text).decode().replace("\r\n", "\n").split("\n")
+        kept = [originals[index] for index in odd]
+        for index, line_text, fields in zip(odd, kept, _split(kept), strict=True):
+            if "\0" in line_text or DAMAGE_MARK in line_text:
+                spoiled[first_line + index] = "binary_rubbish"
+            else:
+                quoted[first_line + index] = fields
+    return b"\n".join(lines)
 
 
 def _decoded(text: bytes) -> bytes:
@@ -294,8 +312,18 @@ def _parse(
     return table.combine_chunks(), short
 
 
+def _split(lines: list[str]) -> list[list[str]]:
+    """Splits lines with quotes; one that is no CSV has no fields, so its column count is wrong."""
+    try:
+        rows = list(csv.reader(lines, strict=True))
+    except csv.Error:
+        rows = []
+    # As many rows as lines: no quote stayed open beyond its line.
+    return rows if len(rows) == len(lines) else [_fields(line) for line in lines]
+
+
 def _fields(line: str) -> list[str]:
-    """Splits a line with quotes; one that is no CSV has no fields, so its column count is wrong."""
+    """Splits one line on its own."""
     try:
         return next(csv.reader([line], strict=True))
     except (csv.Error, StopIteration):
