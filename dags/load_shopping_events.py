@@ -1,28 +1,29 @@
 """Lands raw shopping events in the warehouse.
 
 **What.** Lands raw shopping events (Coveo SIGIR eCom 2021 schema) in the append-only raw log of the
-warehouse. The same files twice are a no-op; rows that do not parse go to `raw.rejected_events` with
-file, line and reason; a load with too many of them lands nothing.
+warehouse, and announces each table that got rows as an Airflow asset. The same files twice are a no-op; rows
+that do not parse go to `raw.rejected_events` with file, line and reason; a load with too many of them lands
+nothing. A load that was killed goes on behind the last chunk it had committed.
 
-**Needs.** The warehouse connection, and a folder with `browsing.csv[.gz]` (or `browsing_train.csv[.gz]`)
-and, if there is one, `sku_to_content.csv[.gz]`.
+**Needs.** The warehouse connection, and a local folder or `s3://bucket/prefix` (then the AWS connection too)
+with `browsing.csv[.gz]` or `browsing_train.csv[.gz]` and, if they are there, `sku_to_content.csv[.gz]` and
+`search.csv[.gz]` or `search_train.csv[.gz]`.
 
 **Cost.** One connection to the warehouse; on Snowflake one X-Small warehouse for the time of the copy.
 
 **Triage.** *Bad input*: the message names the file, the line and what to do; nothing was landed, mend the
 file and trigger again. *Warehouse locked*: another process holds the DuckDB file; the retry waits for it.
+*S3 or the warehouse gone*: the retry goes on where this try stopped.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from airflow.sdk import Asset, Param, dag
+from airflow.sdk import Param, dag
 
 from include.operators.load_events import LoadEventsOperator
 from include.settings import TENANT_PATTERN, get_settings
-
-RAW_EVENTS = Asset("raw_shopping_events")
 
 
 @dag(
@@ -41,8 +42,8 @@ RAW_EVENTS = Asset("raw_shopping_events")
             minLength=1,
             maxLength=1024,
             title="Source folder",
-            description="Folder with browsing.csv[.gz] and, optionally, sku_to_content.csv[.gz]. "
-            "A relative path is relative to the project.",
+            description="Folder, or s3://bucket/prefix, with browsing.csv[.gz] and, optionally, "
+            "sku_to_content.csv[.gz] and search.csv[.gz]. A relative path is relative to the project.",
         ),
         "tenant": Param(
             get_settings().tenant,
@@ -70,7 +71,6 @@ def load_shopping_events() -> None:
         tenant="{{ params.tenant }}",
         max_sessions="{{ params.max_sessions }}",
         max_reject_share=settings.max_reject_share,
-        outlets=[RAW_EVENTS],
         pool=settings.warehouse_pool,
     )
 

@@ -25,6 +25,7 @@ from typing import Any
 from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import Param, TaskGroup, chain, dag
 
+from include.assets import RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES, schedule_of
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
 from include.operators.deploy_model import (
     CreateEndpointConfigOperator,
@@ -37,13 +38,13 @@ from include.operators.gate_model import GateModelOperator
 from include.operators.train_model import TrainModelOperator
 from include.settings import TENANT_PATTERN, get_settings
 from include.transform import transform_group
-from include.window import window_of_run
+from include.window import tenant_of_run, window_of_run
 
 settings = get_settings()
 
 
 @dag(
-    schedule=settings.schedule,
+    schedule=schedule_of(settings.schedule),
     start_date=datetime(2024, 1, 1),
     catchup=False,
     max_active_runs=1,
@@ -51,7 +52,10 @@ settings = get_settings()
     doc_md=__doc__,
     render_template_as_native_obj=True,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
-    user_defined_macros={"window": partial(window_of_run, window_days=settings.window_days)},
+    user_defined_macros={
+        "window": partial(window_of_run, window_days=settings.window_days),
+        "tenant": tenant_of_run,
+    },
     params={
         "start_date": Param(
             None,
@@ -65,14 +69,16 @@ settings = get_settings()
             type=["null", "string"],
             format="date",
             title="Day after the last",
-            description="Events before this day (UTC) are used. Empty: the end of the run's data interval.",
+            description="Events before this day (UTC) are used. Empty: the end of the run's data interval, "
+            "or of the load that triggered it.",
         ),
         "tenant": Param(
             settings.tenant,
             type="string",
             pattern=TENANT_PATTERN,
             title="Tenant",
-            description="Key of the shop to learn from and recommend to.",
+            description="Key of the shop to learn from and recommend to. A run that a load triggered "
+            "takes the load's.",
         ),
         "max_sessions": Param(
             None,
@@ -130,9 +136,10 @@ def post_modern_stack() -> None:
     """Wires the five verbs of the pipeline: transform, export, train, gate, deploy."""
     check = CheckPrerequisitesOperator(
         task_id="check_prerequisites",
-        start_date="{{ window(params, dag_run).start }}",
-        end_date="{{ window(params, dag_run).end }}",
-        tenant="{{ params.tenant }}",
+        inlets=[RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES],
+        start_date="{{ window(params, dag_run, triggering_asset_events).start }}",
+        end_date="{{ window(params, dag_run, triggering_asset_events).end }}",
+        tenant="{{ tenant(params, triggering_asset_events) }}",
         pool=settings.warehouse_pool,
     )
     transform = transform_group(settings, check)
@@ -140,10 +147,10 @@ def post_modern_stack() -> None:
     with TaskGroup("export") as export:
         snapshot = ExportSnapshotOperator(
             task_id="export_snapshot",
-            start_date="{{ window(params, dag_run).start }}",
-            end_date="{{ window(params, dag_run).end }}",
+            start_date="{{ window(params, dag_run, triggering_asset_events).start }}",
+            end_date="{{ window(params, dag_run, triggering_asset_events).end }}",
             max_sessions="{{ params.max_sessions }}",
-            tenant="{{ params.tenant }}",
+            tenant="{{ tenant(params, triggering_asset_events) }}",
             pool=settings.warehouse_pool,
         )
 

@@ -40,7 +40,8 @@ class LoadReport(Contract):
         etl_id: Derives from tenant and file content; the same file twice has the same id.
         first_event_date: ISO date (UTC) of the earliest landed event.
         last_event_date: ISO date (UTC) of the latest landed event.
-        rejected_by_reason: Reject reason to row count.
+        rejected_by_reason: Reject reason to row count; those of another file than the events' carry its name.
+        extra_columns: Columns that no model knows, named alike; they are kept in `raw_data`.
         already_loaded: True where this content had landed before and nothing was written.
     """
 
@@ -54,6 +55,8 @@ class LoadReport(Contract):
     events_rejected: int = Field(ge=0)
     rejected_by_reason: dict[str, int] = Field(default_factory=dict)
     products_landed: int = Field(default=0, ge=0)
+    searches_landed: int = Field(default=0, ge=0)
+    extra_columns: tuple[str, ...] = ()
     already_loaded: bool = False
 
 

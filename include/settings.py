@@ -39,7 +39,10 @@ class Settings(BaseSettings):
     bucket: str = Field("post-modern-stack", description="S3 bucket of snapshots, code, models and reports.")
     prefix: str = Field("shop", description="Key prefix inside the bucket.")
     tenant: str = Field("demo-shop", description="Tenant key (`api_key`) of the rows loaded and read.")
-    schedule: str | None = Field("@daily", description="Schedule of `post_modern_stack`; empty for none.")
+    schedule: str | None = Field(
+        "@daily",
+        description="Schedule of `post_modern_stack`; `on_load` for a run after every load, empty for none.",
+    )
     window_days: int = Field(60, ge=1, le=3650, description="Length of the default rolling window, in days.")
     max_reject_share: float = Field(
         0.05, ge=0, le=1, description="Share of rejected rows above which a load lands nothing."

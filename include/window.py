@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from include.contracts import SettingsError
+
+AssetEvents = Mapping[Any, Sequence[Any]]
+"""Asset to the events of it that triggered a run; each has an `extra`."""
 
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -53,16 +56,49 @@ def resolve_window(start: str | None, end: str | None, run_moment: datetime, win
     return Window(first.isoformat(), last.isoformat())
 
 
-def window_of_run(params: Mapping[str, object], dag_run: object, window_days: int) -> Window:
+def window_of_run(
+    params: Mapping[str, object], dag_run: object, asset_events: AssetEvents, window_days: int
+) -> Window:
     """Returns the window of a DAG run; made for templates.
 
     Args:
         params: The run's Params; `start_date` and `end_date` are read.
         dag_run: The template's `dag_run`. Manual runs have no data interval: `run_after` stands in.
+        asset_events: The template's `triggering_asset_events`. A run that a load triggered ends, unless its
+            Params say otherwise, with the newest day of that load, which may be long past.
         window_days: Length of the default window in days.
     """
     moment = getattr(dag_run, "data_interval_end", None) or getattr(dag_run, "run_after", None)
     if not isinstance(moment, datetime):
         raise SettingsError("The run has neither a data interval nor a run_after moment.")
     start, end = (params.get(name) for name in ("start_date", "end_date"))
+    if loads := _loads(asset_events):
+        newest = max(_parse("last_event_date", str(load["last_event_date"])) for load in loads)
+        moment = datetime(newest.year, newest.month, newest.day, tzinfo=UTC) + timedelta(days=1)
     return resolve_window(str(start) if start else None, str(end) if end else None, moment, window_days)
+
+
+def tenant_of_run(params: Mapping[str, object], asset_events: AssetEvents) -> str:
+    """Returns whose events a DAG run is about; made for templates.
+
+    Args:
+        params: The run's Params; `tenant` is read.
+        asset_events: The template's `triggering_asset_events`. A run that a load triggered, and for which
+            nobody chose Params, is about the tenant of that load.
+
+    Raises:
+        SettingsError: Loads of several tenants triggered one run.
+    """
+    tenants = sorted({str(load["tenant"]) for load in _loads(asset_events)})
+    if len(tenants) > 1:
+        raise SettingsError(
+            f"Loads of several tenants ({', '.join(tenants)}) came while another run was busy, and a run is "
+            "about one: trigger one for each, with the Param Tenant."
+        )
+    return tenants[0] if tenants else str(params["tenant"])
+
+
+def _loads(asset_events: AssetEvents) -> list[Mapping[str, object]]:
+    """Returns what loads said of themselves; an event that somebody made by hand says nothing."""
+    extras = [event.extra for events in asset_events.values() for event in events]
+    return [extra for extra in extras if extra and "etl_id" in extra]

@@ -17,12 +17,14 @@ from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
 from include.warehouse.duckdb import DuckDBWarehouse
+from include.warehouse.kinds import SEARCHES
 from include.warehouse.loading import find_source
 
 DBT_PROJECT = Path(__file__).resolve().parents[1] / "include" / "dbt"
 SCHEMA = "shop"
 TENANT = "demo-shop"
 SMALL = ShopOptions(sessions=600, products=90, days=20)
+SEARCH_HEADER = ",".join(SEARCHES.required)
 T0 = 1_767_225_600_000  # 2026-01-01 UTC
 
 
@@ -44,6 +46,7 @@ def write_source(
     *,
     header: str = EVENT_HEADER,
     products: Iterable[str] | None = None,
+    searches: Iterable[str] | None = None,
     name: str = "browsing.csv",
 ) -> Path:
     """Writes a source folder; bytes are the whole file as they are."""
@@ -54,6 +57,8 @@ def write_source(
     )
     if products is not None:
         (folder / "sku_to_content.csv").write_text("\n".join([PRODUCT_HEADER, *products, ""]))
+    if searches is not None:
+        (folder / "search.csv").write_text("\n".join([SEARCH_HEADER, *searches, ""]))
     return folder
 
 

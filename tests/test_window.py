@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from include.contracts import SettingsError
-from include.window import Window, resolve_window, window_of_run
+from include.window import Window, resolve_window, tenant_of_run, window_of_run
 
 MOMENT = datetime(2026, 3, 30, 1, tzinfo=UTC)
 
@@ -48,13 +48,66 @@ def test_moment_in_another_time_zone_counts_by_its_utc_day() -> None:
 
 def test_manual_run_without_data_interval_uses_run_after() -> None:
     run = SimpleNamespace(data_interval_end=None, run_after=MOMENT)
-    assert window_of_run({"start_date": None, "end_date": None}, run, 1) == ("2026-03-29", "2026-03-30")
+    assert window_of_run({"start_date": None, "end_date": None}, run, {}, 1) == ("2026-03-29", "2026-03-30")
 
 
 def test_scheduled_run_uses_its_data_interval_however_late_it_runs() -> None:
     run = SimpleNamespace(data_interval_end=MOMENT, run_after=MOMENT + timedelta(days=9))
-    assert window_of_run({}, run, 1).end == "2026-03-30"
+    assert window_of_run({}, run, {}, 1).end == "2026-03-30"
 
 
 def test_one_stray_event_of_long_ago_does_not_stop_the_run() -> None:
     assert resolve_window("2001-01-01", "2019-03-15", MOMENT, 10) == ("2001-01-01", "2019-03-15")
+
+
+RUN = SimpleNamespace(data_interval_end=None, run_after=MOMENT)
+
+
+def loads(*told: tuple[str, str]) -> dict[str, list[SimpleNamespace]]:
+    """Asset events of loads: tenant and newest day of each."""
+    return {
+        "raw_shopping_events": [
+            SimpleNamespace(extra={"tenant": tenant, "etl_id": "etl-1", "last_event_date": day})
+            for tenant, day in told
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("case", "params", "events", "expected"),
+    [
+        ("a load of long ago", {}, loads(("a", "2021-01-31")), ("2021-01-22", "2021-02-01")),
+        ("the newest of several", {}, loads(("a", "2021-01-31"), ("a", "2021-03-09"), ("a", "2020-01-01")),
+         ("2021-02-28", "2021-03-10")),
+        ("a Param wins", {"end_date": "2021-01-15"}, loads(("a", "2021-01-31")),
+         ("2021-01-05", "2021-01-15")),
+        ("only the start chosen", {"start_date": "2021-01-01"}, loads(("a", "2021-01-31")),
+         ("2021-01-01", "2021-02-01")),
+        ("an event made by hand", {}, {"raw_shopping_events": [SimpleNamespace(extra={})]},
+         ("2026-03-20", "2026-03-30")),
+    ],
+)  # fmt: skip
+def test_window_of_a_run_that_loads_triggered(
+    case: str, params: dict[str, str], events: dict[str, list[SimpleNamespace]], expected: tuple[str, str]
+) -> None:
+    assert window_of_run(params, RUN, events, 10) == Window(*expected), case
+
+
+@pytest.mark.parametrize(
+    ("events", "tenant"),
+    [
+        ({}, "of-the-param"),
+        ({"raw_shopping_events": [SimpleNamespace(extra={})]}, "of-the-param"),
+        (loads(("of-the-load", "2021-01-31")), "of-the-load"),
+        (loads(("of-the-load", "2021-01-31"), ("of-the-load", "2021-02-01")), "of-the-load"),
+    ],
+)
+def test_tenant_is_the_one_whose_load_triggered_the_run(
+    events: dict[str, list[SimpleNamespace]], tenant: str
+) -> None:
+    assert tenant_of_run({"tenant": "of-the-param"}, events) == tenant
+
+
+def test_loads_of_two_tenants_are_not_one_run() -> None:
+    with pytest.raises(SettingsError, match=r"several tenants \(a, b\)"):
+        tenant_of_run({"tenant": "a"}, loads(("a", "2021-01-31"), ("b", "2021-01-31")))

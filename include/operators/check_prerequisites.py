@@ -23,7 +23,8 @@ from include.sagemaker.storage import ensure_bucket
 from include.settings import Settings, get_settings
 from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
-from include.warehouse.dialect import Dialect, Statement
+from include.warehouse.dialect import Statement
+from include.warehouse.landing import loaded_dates
 from include.window import Window, resolve_window
 
 
@@ -126,12 +127,10 @@ def _check_warehouse(settings: Settings, tenant: str, window: Window | None) -> 
         )
     load = "Run the DAG load_shopping_events first."
     with open_warehouse(info, settings.warehouse_schema) as warehouse:
-        [(tables,)] = warehouse.execute(_count_raw_tables())
-        if int(tables) < 2:
-            raise SettingsError(
-                f"The warehouse has no raw tables (raw.shopping_events, raw.products). {load}"
-            )
-        [(first, last)] = warehouse.execute(_event_dates(warehouse.dialect, tenant))
+        [(tables,)] = warehouse.execute(_count_manifests())
+        if not int(tables):
+            raise SettingsError(f"The warehouse has no raw log (raw.loads). {load}")
+        [(first, last)] = warehouse.execute(loaded_dates(warehouse.dialect, tenant))
     if first is None:
         raise SettingsError(f"The raw log has no events of tenant {tenant!r}. {load}")
     if window is not None and (str(last) < window.start or str(first) >= window.end):
@@ -142,18 +141,10 @@ def _check_warehouse(settings: Settings, tenant: str, window: Window | None) -> 
     return []
 
 
-def _count_raw_tables() -> Statement:
+def _count_manifests() -> Statement:
     return Statement(
         "select count(*) from information_schema.tables where lower(table_schema) = 'raw' "
-        "and lower(table_name) in ('shopping_events', 'products')"
-    )
-
-
-def _event_dates(dialect: Dialect, tenant: str) -> Statement:
-    return Statement(
-        f"select min(event_date), max(event_date) from {dialect.table('raw', 'shopping_events')} "
-        f"where api_key = {dialect.parameter('tenant')}",
-        {"tenant": tenant},
+        "and lower(table_name) = 'loads'"
     )
 
 

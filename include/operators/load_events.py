@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.sdk import BaseOperator, Connection, Context
 
-from include.contracts import BadInputError
+from include.assets import LANDED, RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES
+from include.contracts import BadInputError, LoadReport
 from include.operators.guard import aws_faults
-from include.settings import PROJECT_ROOT, get_settings
+from include.settings import PROJECT_ROOT, Settings, get_settings
 from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
-from include.warehouse.loading import find_source
+from include.warehouse.loading import SourceFiles, find_source, is_on_s3
 
 
 class LoadEventsOperator(BaseOperator):
     """Appends the files of a folder to the raw log, all of them or nothing, and returns the load's report.
 
     The same files twice are a no-op. Bad input fails the task at once, without retries; a locked warehouse
-    is worth another try.
+    is worth another try. Every table that got rows gets an asset event with tenant, load, dates and count.
 
     Args:
-        source: Folder with `browsing.csv[.gz]` and, optionally, `sku_to_content.csv[.gz]`; a relative path
-            is relative to the project.
+        source: Folder, or `s3://bucket/prefix`, with `browsing.csv[.gz]` and, optionally,
+            `sku_to_content.csv[.gz]` and `search.csv[.gz]`; a relative path is relative to the project.
         tenant: Key of the rows; None for the setting's.
         max_sessions: Land only the first N sessions by time; None or empty for all.
         max_reject_share: Share of rejected rows above which nothing is landed; None for the setting's.
@@ -42,7 +43,7 @@ class LoadEventsOperator(BaseOperator):
         max_reject_share: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(outlets=[LANDED], **kwargs)
         self.source = source
         self.tenant = tenant
         self.max_sessions = max_sessions
@@ -59,7 +60,7 @@ class LoadEventsOperator(BaseOperator):
         share = settings.max_reject_share if self.max_reject_share is None else self.max_reject_share
         with aws_faults(f"Load of {self.source}"):
             limit = optional_count("max_sessions", self.max_sessions)
-            source = find_source(_absolute(str(self.source)))
+            source = _find(str(self.source), settings)
             connection = ConnectionInfo.of(Connection.get(settings.warehouse_conn_id))
             with open_warehouse(connection, settings.warehouse_schema) as warehouse:
                 report = warehouse.land(
@@ -79,7 +80,33 @@ class LoadEventsOperator(BaseOperator):
                 report.events_rejected,
                 report.rejected_by_reason,
             )
+            if report.extra_columns:
+                self.log.warning(
+                    "Columns that no model knows, kept in raw_data: %s.", ", ".join(report.extra_columns)
+                )
+            _announce(report, context)
         return report.to_xcom()
+
+
+def _announce(report: LoadReport, context: Context) -> None:
+    """Adds an asset event for every table that got rows."""
+    landed = (
+        (RAW_EVENTS, report.events_landed),
+        (RAW_PRODUCTS, report.products_landed),
+        (RAW_SEARCHES, report.searches_landed),
+    )
+    for asset, rows in landed:
+        if rows:
+            context["outlet_events"][LANDED].add(
+                asset,
+                extra={
+                    "tenant": report.tenant,
+                    "etl_id": report.etl_id,
+                    "first_event_date": report.first_event_date,
+                    "last_event_date": report.last_event_date,
+                    "rows": rows,
+                },
+            )
 
 
 def optional_count(name: str, value: int | str | None) -> int | None:
@@ -99,5 +126,9 @@ def optional_count(name: str, value: int | str | None) -> int | None:
     return count
 
 
-def _absolute(source: str) -> str | Path:
-    return source if "://" in source else PROJECT_ROOT / source
+def _find(source: str, settings: Settings) -> SourceFiles:
+    if is_on_s3(source):
+        return find_source(source, AwsBaseHook(aws_conn_id=settings.aws_conn_id, client_type="s3").get_conn())
+    if "://" in source:
+        raise BadInputError(f"{source}: events are read from a folder or from s3://bucket/prefix.")
+    return find_source(PROJECT_ROOT / source)

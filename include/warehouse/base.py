@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,8 @@ from typing import Any, Self
 from include.contracts import BadInputError, LoadReport, SettingsError
 from include.warehouse import landing, unload
 from include.warehouse.dialect import Dialect, Statement
-from include.warehouse.loading import SourceFiles, etl_id_of
+from include.warehouse.kinds import EVENTS, PRODUCTS, SEARCHES
+from include.warehouse.loading import SourceFile, SourceFiles, etl_id_of
 
 _S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?:[A-Za-z0-9_][A-Za-z0-9._=-]*/)+")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
@@ -69,21 +70,6 @@ class Part:
     rows: int
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Classified rows of one file, ready to be inserted.
-
-    Attributes:
-        kind: Whether the rows are events or products.
-        file: Name of the file that the rows are from.
-        lines: Number of non-empty lines read.
-    """
-
-    kind: landing.Kind
-    file: str
-    lines: int
-
-
 class Warehouse(ABC):
     """A session with a warehouse; use it as a context manager.
 
@@ -119,11 +105,32 @@ class Warehouse(ABC):
         """Everything inside becomes visible at once, or not at all."""
 
     @abstractmethod
-    def stage(self, source: SourceFiles, now: datetime) -> Iterable[Batch]:
-        """Brings lines into the warehouse and classifies them, one batch after the other.
+    def begin(self, load: landing.Load) -> landing.Load:
+        """Prepares for a load; returns it as an unfinished earlier try of the same content began it."""
 
-        While a batch is current, its rows are in the relation `landing.classified(kind)`.
+    @abstractmethod
+    def bring(self, load: landing.Load, file: SourceFile) -> int:
+        """Brings a file's rows and rejects to the warehouse, in chunks, from behind the last one on.
+
+        Returns:
+            Number of lines of the file that are not blank, those of earlier tries included.
         """
+
+    @abstractmethod
+    def take_turn(self, load: landing.Load) -> None:
+        """Makes any other load of the same content wait, or fail, until the open transaction ends."""
+
+    @abstractmethod
+    def move_in(self, load: landing.Load, source: SourceFiles) -> None:
+        """Moves what was brought into the raw tables, where it is not there yet."""
+
+    @abstractmethod
+    def discard(self, load: landing.Load) -> None:
+        """Removes what was brought for a load that was refused."""
+
+    @abstractmethod
+    def tidy(self, load: landing.Load) -> None:
+        """Removes what a load needed only until it was visible."""
 
     @abstractmethod
     def prepare_unload(self, storage: ObjectStorage) -> None:
@@ -147,7 +154,10 @@ class Warehouse(ABC):
         max_reject_share: float = 0.05,
         now: datetime | None = None,
     ) -> LoadReport:
-        """Appends the events and products of a source to the raw log, all of it or nothing.
+        """Appends the rows of a source to the raw log, all of them or nothing.
+
+        Rows come in chunks, and nobody sees them before the report is stored. A load that was killed goes
+        on behind its last chunk when it is tried again.
 
         Args:
             source: The files, found and checked by `loading.find_source`.
@@ -160,53 +170,69 @@ class Warehouse(ABC):
             The report; the stored one, marked `already_loaded`, where this content landed before.
 
         Raises:
-            BadInputError: Too many lines are rejected, or none is left.
-            WarehouseUnavailableError: The warehouse is locked or gone.
+            BadInputError: Too many lines are rejected, none is left, or a file is damaged or changed.
+            WarehouseUnavailableError: The warehouse is locked, or gone, or busy with the same content.
         """
         now = now or datetime.now(UTC)
         etl_id = etl_id_of(tenant, source, max_sessions)
         self.create_raw_tables()
-        stored = self.execute(landing.stored_report(self.dialect, etl_id))
-        if stored:
-            report = LoadReport.model_validate_json(stored[0][0])
-            return report.model_copy(update={"already_loaded": True})
-
-        load = landing.Load(etl_id, tenant, now.astimezone(UTC).replace(tzinfo=None))
-        if max_sessions is not None:
-            self.execute(landing.create_first_seen(self.dialect))
-        batches = self.stage(source, now)
-        with self.transaction():
-            lines = self._insert(batches, load, limited=max_sessions is not None)
-            if max_sessions is not None:
-                self.execute(landing.keep_first_sessions(self.dialect, load, max_sessions))
-            report = self._report(load, source, lines, max_reject_share)
-            self.execute(landing.store_report(self.dialect, load, source.name, report.model_dump_json()))
+        if earlier := self._earlier(etl_id):
+            return earlier
+        load = self.begin(landing.Load(etl_id, tenant, now.astimezone(UTC).replace(tzinfo=None)))
+        try:
+            lines: dict[str, int] = {}
+            for file in source.files:
+                lines[file.kind.name] = self.bring(load, file)
+                file.stored.refuse_if_changed()
+            with self.transaction():
+                report = self._publish(load, source, lines, max_sessions, max_reject_share)
+        except BadInputError:
+            self.discard(load)
+            raise
+        self.tidy(load)
         return report
 
-    def _insert(
-        self, batches: Iterable[Batch], load: landing.Load, *, limited: bool
-    ) -> dict[landing.Kind, int]:
-        lines: dict[landing.Kind, int] = {"events": 0, "products": 0}
-        for batch in batches:
-            lines[batch.kind] += batch.lines
-            for statement in landing.insert(self.dialect, load, batch.kind, batch.file):
+    def _earlier(self, etl_id: str) -> LoadReport | None:
+        stored = self.execute(landing.stored_report(self.dialect, etl_id))
+        if not stored:
+            return None
+        report = LoadReport.model_validate_json(stored[0][0])
+        return report.model_copy(update={"already_loaded": True})
+
+    def _publish(
+        self,
+        load: landing.Load,
+        source: SourceFiles,
+        lines: Mapping[str, int],
+        max_sessions: int | None,
+        max_reject_share: float,
+    ) -> LoadReport:
+        self.take_turn(load)
+        if earlier := self._earlier(load.etl_id):
+            return earlier
+        self.move_in(load, source)
+        if max_sessions is not None:
+            for statement in landing.keep_first_sessions(self.dialect, load, max_sessions):
                 self.execute(statement)
-            if limited and batch.kind == "events":
-                self.execute(landing.note_first_seen(self.dialect))
-        return lines
+        report = self._report(load, source, lines, max_reject_share)
+        self.execute(landing.store_report(self.dialect, load, source.name, report.model_dump_json()))
+        return report
 
     def _report(
         self,
         load: landing.Load,
         source: SourceFiles,
-        lines: Mapping[landing.Kind, int],
+        lines: Mapping[str, int],
         max_reject_share: float,
     ) -> LoadReport:
         rejects = [landing.Reject(*row) for row in self.execute(landing.count_rejects(self.dialect, load))]
         landing.refuse_too_many(source, rejects, lines, max_reject_share)
-        [(landed, first, last)] = self.execute(landing.count_events(self.dialect, load))
-        [(products,)] = self.execute(landing.count_products(self.dialect, load))
-        if not landed:
+        landed = {
+            file.kind.name: self.execute(landing.count_rows(self.dialect, load, file.kind))[0]
+            for file in source.files
+        }
+        events, first, last = landed[EVENTS.name]
+        if not events:
             raise BadInputError(f"{source.browsing.name} holds no usable event: nothing was landed.")
         return LoadReport(
             etl_id=load.etl_id,
@@ -214,11 +240,15 @@ class Warehouse(ABC):
             source=source.name,
             first_event_date=str(first),
             last_event_date=str(last),
-            events_read=lines["events"],
-            events_landed=landed,
+            events_read=lines[EVENTS.name],
+            events_landed=events,
             events_rejected=sum(r.rows for r in rejects if r.file == source.browsing.name),
-            rejected_by_reason={r.label(source.browsing.name): r.rows for r in rejects},
-            products_landed=products,
+            rejected_by_reason={landing.label(source, r.file, r.reason): r.rows for r in rejects},
+            products_landed=landed.get(PRODUCTS.name, (0,))[0],
+            searches_landed=landed.get(SEARCHES.name, (0,))[0],
+            extra_columns=tuple(
+                landing.label(source, file.name, name) for file in source.files for name in file.extra_columns
+            ),
         )
 
     def select(self, request: unload.UnloadRequest) -> unload.Selection:

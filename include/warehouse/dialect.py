@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,23 +33,8 @@ class Dialect(Protocol):
     def literal(self, text: str) -> str:
         """Quotes a text, for the places that cannot be bound."""
 
-    def element(self, array: str, position: int) -> str:
-        """Returns the text at a position (from 0) of an array, null past its end."""
-
-    def length(self, array: str) -> str:
-        """Returns the number of elements of an array."""
-
     def joined(self, array: str) -> str:
         """Returns an array's elements in one text."""
-
-    def matches(self, text: str, pattern: str) -> str:
-        """Tells whether a whole text matches a regular expression."""
-
-    def date_of_epoch_ms(self, milliseconds: str) -> str:
-        """Returns the UTC date of epoch milliseconds."""
-
-    def json_object(self, pairs: Sequence[tuple[str, str]]) -> str:
-        """Builds a JSON object of (quoted key, expression) pairs."""
 
     def json_text(self, document: str, key: str) -> str:
         """Returns the text at a top-level key of a JSON column."""
@@ -93,29 +78,9 @@ class DuckDBDialect:
         """Doubles quotes; DuckDB knows no other escape in a plain literal."""
         return "'" + text.replace("'", "''") + "'"
 
-    def element(self, array: str, position: int) -> str:
-        """Lists count from 1."""
-        return f"{array}[{position + 1}]"
-
-    def length(self, array: str) -> str:
-        """`len`."""
-        return f"len({array})"
-
     def joined(self, array: str) -> str:
         """`array_to_string` with a separator that no CSV field can hold unescaped."""
         return f"array_to_string({array}, chr(31))"
-
-    def matches(self, text: str, pattern: str) -> str:
-        """`regexp_full_match`."""
-        return f"regexp_full_match({text}, {self.literal(pattern)})"
-
-    def date_of_epoch_ms(self, milliseconds: str) -> str:
-        """`epoch_ms` returns a timestamp without zone, in UTC."""
-        return f"cast(epoch_ms({milliseconds}) as date)"
-
-    def json_object(self, pairs: Sequence[tuple[str, str]]) -> str:
-        """`json_object` keeps nulls."""
-        return "json_object(" + ", ".join(f"{key}, {value}" for key, value in pairs) + ")"
 
     def json_text(self, document: str, key: str) -> str:
         """`json_extract_string`."""
@@ -157,33 +122,13 @@ class SnowflakeDialect:
         escaped = text.replace("\\", "\\\\").replace("'", "''").replace("%", "%%")
         return f"'{escaped}'"
 
-    def element(self, array: str, position: int) -> str:
-        """Arrays count from 0 and hold variants."""
-        return f"{array}[{position}]::varchar"
-
-    def length(self, array: str) -> str:
-        """`array_size`."""
-        return f"array_size({array})"
-
     def joined(self, array: str) -> str:
         """`array_to_string` with a separator that no CSV field can hold unescaped."""
         return f"array_to_string({array}, chr(31))"
 
-    def matches(self, text: str, pattern: str) -> str:
-        """`regexp_like` is anchored at both ends."""
-        return f"regexp_like({text}, {self.literal(pattern)})"
-
-    def date_of_epoch_ms(self, milliseconds: str) -> str:
-        """Scale 3 means milliseconds."""
-        return f"to_date(to_timestamp_ntz({milliseconds}, 3))"
-
-    def json_object(self, pairs: Sequence[tuple[str, str]]) -> str:
-        """Keeps nulls, as the other dialect does."""
-        return "object_construct_keep_null(" + ", ".join(f"{key}, {value}" for key, value in pairs) + ")"
-
     def json_text(self, document: str, key: str) -> str:
-        """`get_path` by a quoted key, then a cast."""
-        return f"get({document}, {self.literal(key)})::varchar"
+        """The path of a quoted key, then a cast."""
+        return f'{document}:"{key}"::varchar'
 
     def to_json(self, text: str) -> str:
         """`parse_json`."""

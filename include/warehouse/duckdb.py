@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -14,7 +15,6 @@ import duckdb
 from include.contracts import SettingsError
 from include.warehouse import landing
 from include.warehouse.base import (
-    Batch,
     ConnectionInfo,
     ObjectStorage,
     Part,
@@ -23,10 +23,16 @@ from include.warehouse.base import (
     missing_mart,
 )
 from include.warehouse.dialect import DuckDBDialect, Statement
-from include.warehouse.loading import SourceFile, SourceFiles, read_batches
+from include.warehouse.judging import REJECTS, Judge, rows_sql
+from include.warehouse.lines import Position, ahead, read_blocks
+from include.warehouse.loading import SourceFile, SourceFiles
 from include.warehouse.unload import Selection, UnloadRequest
 
 _PASSED_ON = ("memory_limit", "threads", "temp_directory")
+_LOAD_MEMORY = "1GB"
+_BLOCKS_PER_CHUNK = 12
+"""Of 16 MiB each: about a million events between two commits."""
+_BUSY = "Another load of the same content is under way; the next try sees what it did."
 
 
 class DuckDBWarehouse(Warehouse):
@@ -41,11 +47,12 @@ class DuckDBWarehouse(Warehouse):
         super().__init__(schema)
         if not connection.host:
             raise SettingsError(f"Connection {connection.conn_id!r} names no DuckDB file in its host.")
-        config = {name: connection.extra[name] for name in _PASSED_ON if name in connection.extra}
-        self._connection = _connect(connection.host, config)
+        self._config = {name: connection.extra[name] for name in _PASSED_ON if name in connection.extra}
+        self._connection = _connect(connection.host, self._config)
         self._connection.execute("set enable_progress_bar = false")  # it would fill the task's log
         [(catalog,)] = self._connection.execute("select current_database()").fetchall()
         self.dialect = DuckDBDialect(catalog)
+        self._progress_table = landing.raw(self.dialect, "load_progress")
 
     def close(self) -> None:
         """Closes the file, which lets the next process in."""
@@ -59,31 +66,143 @@ class DuckDBWarehouse(Warehouse):
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """DuckDB's own transactions: one snapshot for reads, all or nothing for writes."""
-        self._connection.begin()
         try:
-            yield
-        except BaseException:
-            self._connection.rollback()
-            raise
-        self._connection.commit()
+            self._connection.begin()
+            try:
+                yield
+            except BaseException:
+                self._connection.rollback()
+                raise
+            self._connection.commit()
+        except (duckdb.TransactionException, duckdb.ConstraintException) as error:
+            raise WarehouseUnavailableError(_BUSY) from error
 
-    def stage(self, source: SourceFiles, now: datetime) -> Iterator[Batch]:
-        """Streams the files: a batch is read while the one before it has already been inserted."""
-        yield from self._stage_file("events", source.browsing, now)
-        if source.catalogue is not None:
-            yield from self._stage_file("products", source.catalogue, now)
+    def create_raw_tables(self) -> None:
+        """As the base class, and a table that says how far unfinished loads are."""
+        super().create_raw_tables()
+        self.execute(
+            Statement(
+                f"create table if not exists {self._progress_table} (etl_id varchar, kind varchar, "
+                "began_at timestamp, next_offset bigint, next_line bigint, lines bigint, "
+                "is_complete boolean, primary key (etl_id, kind))"
+            )
+        )
 
-    def _stage_file(self, kind: landing.Kind, file: SourceFile, now: datetime) -> Iterator[Batch]:
-        classify = landing.classify(self.dialect, kind, file, now)
-        incoming, classified = _Current(), _Current()
-        for number, lines in enumerate(read_batches(file)):
-            incoming.table = lines.table
-            if number == 0:
-                self._connection.register(landing.INCOMING, incoming)
-            classified.table = self._connection.execute(classify.sql).to_arrow_table()
-            if number == 0:
-                self._connection.register(landing.classified(kind), classified)
-            yield Batch(kind, file.name, lines.rows)
+    def begin(self, load: landing.Load) -> landing.Load:
+        """As the base class: every chunk of a load, in whichever try, carries the same timestamp."""
+        if "memory_limit" not in self._config:
+            # DuckDB's own default is most of the machine, which the transform may want and a load need not.
+            self.execute(Statement(f"set memory_limit = '{_LOAD_MEMORY}'"))
+        began = self.execute(
+            Statement(f"select min(began_at) from {self._progress_table} where etl_id = $etl_id", load.key)
+        )
+        return load if began[0][0] is None else replace(load, at=began[0][0])
+
+    def bring(self, load: landing.Load, file: SourceFile) -> int:
+        """As the base class: rows and progress are committed together, about a million rows at a time."""
+        progress = self._progress(load, file)
+        if progress.is_complete:
+            return progress.lines
+        judge = Judge(self._connection, file, load.moment)
+        blocks = ahead(read_blocks(file, progress.position))
+        while not progress.is_complete:
+            with self.transaction():
+                reached = progress
+                for block in islice(blocks, _BLOCKS_PER_CHUNK):
+                    self._insert(load, file, rejects=judge.judge(block))
+                    reached = replace(reached, position=block.end, lines=reached.lines + block.lines)
+                if reached == progress:
+                    reached = replace(reached, is_complete=True)
+                self._advance(load, file, progress, reached)
+            progress = reached
+        return progress.lines
+
+    def _insert(self, load: landing.Load, file: SourceFile, rejects: int) -> None:
+        columns = ", ".join(landing.columns_of(file.kind))
+        self.execute(
+            Statement(
+                f"insert into {landing.raw(self.dialect, file.kind.table)} "
+                f"(etl_id, etl_timestamp, api_key, {columns}) "
+                f"select $etl_id, $etl_timestamp, $api_key, {columns} from ({rows_sql(file)})",
+                load.values,
+            )
+        )
+        if rejects:
+            self.execute(
+                Statement(
+                    f"insert into {landing.raw(self.dialect, 'rejected_events')} "
+                    "(etl_id, etl_timestamp, api_key, file, line, reason, raw_line) "
+                    f"select $etl_id, $etl_timestamp, $api_key, $file, line, reason, raw_line from {REJECTS}",
+                    {**load.values, "file": file.name},
+                )
+            )
+
+    def _progress(self, load: landing.Load, file: SourceFile) -> _Progress:
+        key = {**load.key, "kind": file.kind.name}
+        found = self.execute(
+            Statement(
+                f"select next_offset, next_line, lines, is_complete from {self._progress_table} "
+                "where etl_id = $etl_id and kind = $kind",
+                key,
+            )
+        )
+        if found:
+            offset, line, lines, is_complete = found[0]
+            return _Progress(Position(offset, line), lines, is_complete)
+        start = _Progress(Position(), 0, False)
+        with self.transaction():
+            self.execute(
+                Statement(
+                    f"insert into {self._progress_table} values "
+                    "($etl_id, $kind, $began_at, $offset, $line, 0, false)",
+                    {
+                        **key,
+                        "began_at": load.at,
+                        "offset": start.position.offset,
+                        "line": start.position.line,
+                    },
+                )
+            )
+        return start
+
+    def _advance(self, load: landing.Load, file: SourceFile, expected: _Progress, reached: _Progress) -> None:
+        """Moves on from where this load believes to be; whoever else moved it meanwhile wins."""
+        moved = self.execute(
+            Statement(
+                f"update {self._progress_table} set next_offset = $offset, next_line = $line, "
+                "lines = $lines, is_complete = $is_complete where etl_id = $etl_id and kind = $kind "
+                "and next_offset = $expected and not is_complete",
+                {
+                    **load.key,
+                    "kind": file.kind.name,
+                    "offset": reached.position.offset,
+                    "line": reached.position.line,
+                    "lines": reached.lines,
+                    "is_complete": reached.is_complete,
+                    "expected": expected.position.offset,
+                },
+            )
+        )
+        if moved != [(1,)]:
+            raise WarehouseUnavailableError(_BUSY)
+
+    def take_turn(self, load: landing.Load) -> None:
+        """As the base class: of two transactions that delete the same rows, DuckDB fails the second."""
+        self.execute(Statement(f"delete from {self._progress_table} where etl_id = $etl_id", load.key))
+
+    def move_in(self, load: landing.Load, source: SourceFiles) -> None:
+        """Nothing to do: the rows are in their tables, and nobody looks at them yet."""
+
+    def discard(self, load: landing.Load) -> None:
+        """As the base class; a load that became visible meanwhile stays."""
+        with self.transaction():
+            self.take_turn(load)
+            if not self.execute(landing.stored_report(self.dialect, load.etl_id)):
+                for statement in landing.delete_rows(self.dialect, load):
+                    self.execute(statement)
+
+    def tidy(self, load: landing.Load) -> None:
+        """Nothing to do: the progress went with the transaction that made the load visible."""
 
     def select(self, request: UnloadRequest) -> Selection:
         """As the base class; missing tables and columns become a clear error."""
@@ -127,18 +246,13 @@ class DuckDBWarehouse(Warehouse):
         return [Part(uri, int(rows))]
 
 
-class _Current:
-    """An Arrow table that can be exchanged under a name which DuckDB knows.
+@dataclass(frozen=True)
+class _Progress:
+    """How far a file of an unfinished load has been committed."""
 
-    Within a transaction DuckDB keeps whatever was ever registered, and the rows of every temporary table
-    that was replaced: either would hold the whole file in memory.
-    """
-
-    def __init__(self) -> None:
-        self.table: Any = None
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        return self.table.__arrow_c_stream__(requested_schema)
+    position: Position
+    lines: int
+    is_complete: bool
 
 
 def _connect(path: str, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:

@@ -1,50 +1,48 @@
-"""Finds source files, names their content, and reads them line by line in bounded memory.
-
-A row is a line: a quote that is never closed spoils its own line and no other.
-"""
+"""Finds the files of a source, in a local folder or on S3, and names their content."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import json
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import Any, BinaryIO, Protocol
 
 from include.contracts import BadInputError
+from include.warehouse.kinds import EVENTS, KINDS, Kind
+from include.warehouse.lines import MAX_LINE_BYTES, guarded_read, open_text
+from include.warehouse.s3 import S3Folder
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-BROWSING_NAMES = ("browsing.csv", "browsing.csv.gz", "browsing_train.csv", "browsing_train.csv.gz")
-CATALOGUE_NAMES = ("sku_to_content.csv", "sku_to_content.csv.gz")
-EVENT_COLUMNS = (
-    "session_id_hash",
-    "event_type",
-    "product_action",
-    "product_sku_hash",
-    "server_timestamp_epoch_ms",
-    "hashed_url",
-)
-PRODUCT_COLUMNS = (
-    "product_sku_hash",
-    "description_vector",
-    "category_hash",
-    "image_vector",
-    "price_bucket",
-)
-DAMAGE_MARK = "\ufffd"
-"""Stands where a byte was no UTF-8, or NUL; a line that holds it is rejected."""
-
-_GZIP_MAGIC = b"\x1f\x8b"
-_BLOCK_BYTES = 16 << 20
-_MAX_LINE_BYTES = 1 << 20
 _MAX_COLUMNS = 200
-csv.field_size_limit(_MAX_LINE_BYTES)
+
+
+class Stored(Protocol):
+    """A file where it is stored: on a disk or on S3."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+
+    def identity(self) -> str:
+        """Returns a text that changes with the content."""
+
+    def open(self) -> BinaryIO:
+        """Opens the stored bytes for reading; the stream can seek."""
+
+    def refuse_if_changed(self) -> None:
+        """Raises `BadInputError` where the content is no longer the one that was identified."""
+
+
+class Folder(Protocol):
+    """Where a source's files lie side by side."""
+
+    def names(self) -> Collection[str]:
+        """Returns the names of its files."""
+
+    def file(self, name: str) -> Stored:
+        """Returns one of them."""
 
 
 @dataclass(frozen=True)
@@ -53,42 +51,96 @@ class SourceFile:
 
     Attributes:
         columns: Names in the file's own order; more than the required ones are allowed.
-        sha256: Hex digest of the bytes as they are stored.
+        identity: Changes with the content.
     """
 
-    path: Path
+    kind: Kind
+    stored: Stored
     columns: tuple[str, ...]
-    sha256: str
+    identity: str
 
     @property
     def name(self) -> str:
         """The file's name without its folder."""
-        return self.path.name
+        return self.stored.name
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """The columns that nothing here knows; they are kept in `raw_data`."""
+        return tuple(name for name in self.columns if name not in self.kind.required)
 
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """What a load reads: the browsing events and, if there is one, the catalogue."""
+    """What a load reads: the browsing events and, if they are there, the catalogue and the searches."""
 
     name: str
-    browsing: SourceFile
-    catalogue: SourceFile | None = None
-
-
-@dataclass
-class LineBatch:
-    """Some lines of a file as an Arrow table.
-
-    Attributes:
-        table: Columns `line_number` int64 (the header is line 1), `line` string, `fields` list<string>.
-    """
-
-    table: pa.Table = field(repr=False)
+    files: tuple[SourceFile, ...]
 
     @property
-    def rows(self) -> int:
-        """Number of lines."""
-        return cast(int, self.table.num_rows)
+    def browsing(self) -> SourceFile:
+        """The file of events."""
+        return self.files[0]
+
+
+class LocalFile:
+    """A file on a disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._state()
+
+    @property
+    def name(self) -> str:
+        """As `Stored`."""
+        return self._path.name
+
+    def identity(self) -> str:
+        """SHA-256 of the stored bytes."""
+        with self._path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def open(self) -> BinaryIO:
+        """As `Stored`."""
+        return self._path.open("rb")
+
+    def refuse_if_changed(self) -> None:
+        """As `Stored`, by size and time of the last change."""
+        if self._state() != self._seen:
+            raise BadInputError(
+                f"{self.name} changed while it was being read. Nothing was landed; load it again once it is "
+                "complete."
+            )
+
+    def _state(self) -> tuple[int, int, int]:
+        found = self._path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class LocalFolder:
+    """A folder on a disk.
+
+    Raises:
+        BadInputError: It is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise BadInputError(f"{path} is not a folder. Name the folder that holds browsing.csv[.gz].")
+        self._path = path
+
+    def names(self) -> Collection[str]:
+        """As `Folder`."""
+        return {path.name for path in self._path.iterdir() if path.is_file()}
+
+    def file(self, name: str) -> Stored:
+        """As `Folder`."""
+        return LocalFile(self._path / name)
+
+
+def is_on_s3(source: str | Path) -> bool:
+    """Tells whether a source is read from S3."""
+    return str(source).startswith("s3://")
 
 
 def etl_id_of(tenant: str, source: SourceFiles, max_sessions: int | None) -> str:
@@ -96,178 +148,73 @@ def etl_id_of(tenant: str, source: SourceFiles, max_sessions: int | None) -> str
 
     The limit belongs to it: a first try with a thousand sessions must not pass for the whole file.
     """
-    files = {"browsing": source.browsing.sha256, "catalogue": source.catalogue and source.catalogue.sha256}
+    files: Mapping[str, str] = {file.kind.name: file.identity for file in source.files}
     identity = json.dumps({"tenant": tenant, "files": files, "max_sessions": max_sessions}, sort_keys=True)
     return "etl-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def find_source(source: str | Path) -> SourceFiles:
-    """Finds the files of a source folder, checks their headers and hashes their content.
+def find_source(source: str | Path, s3: Any = None) -> SourceFiles:
+    """Finds the files of a source, checks their headers and names their content.
 
     Args:
-        source: Folder with one of `BROWSING_NAMES` and at most one of `CATALOGUE_NAMES`.
+        source: Local folder or `s3://bucket/prefix` with one file of events and at most one of every other
+            kind.
+        s3: boto3 S3 client, for sources on S3.
 
     Raises:
-        BadInputError: The folder or a file is missing, ambiguous, empty, damaged, or not the CSV asked for.
+        BadInputError: The place or a file is missing, ambiguous, empty, damaged, or not the CSV asked for.
+        ClientError: S3 refused.
     """
-    if str(source).startswith("s3://"):
-        raise BadInputError(f"{source}: events are read from a local folder; copy the files there first.")
-    folder = Path(source)
-    if not folder.is_dir():
-        raise BadInputError(f"{folder} is not a folder. Name the folder that holds browsing.csv[.gz].")
-    browsing = _find_one(folder, BROWSING_NAMES)
-    if browsing is None:
-        raise BadInputError(f"{folder} holds none of {', '.join(BROWSING_NAMES)}.")
-    catalogue = _find_one(folder, CATALOGUE_NAMES)
-    return SourceFiles(
-        name=str(source),
-        browsing=_check(browsing, EVENT_COLUMNS),
-        catalogue=None if catalogue is None else _check(catalogue, PRODUCT_COLUMNS),
-    )
+    folder: Folder = S3Folder(str(source), s3) if is_on_s3(source) else LocalFolder(Path(source))
+    names = folder.names()
+    files = []
+    for kind in KINDS:
+        found = [name for name in kind.file_names if name in names]
+        if len(found) > 1:
+            raise BadInputError(f"{source} holds {' and '.join(found)}: keep the one that is meant.")
+        if found:
+            files.append(_check(kind, folder.file(found[0])))
+        elif kind is EVENTS:
+            raise BadInputError(f"{source} holds none of {', '.join(kind.file_names)}.")
+    return SourceFiles(str(source), tuple(files))
 
 
-def _find_one(folder: Path, names: tuple[str, ...]) -> Path | None:
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if len(found) > 1:
-        raise BadInputError(
-            f"{folder} holds {' and '.join(path.name for path in found)}: keep the one that is meant."
-        )
-    return found[0] if found else None
-
-
-def _check(path: Path, required: tuple[str, ...]) -> SourceFile:
-    columns = read_header(path)
-    missing = [name for name in required if name not in columns]
+def _check(kind: Kind, stored: Stored) -> SourceFile:
+    columns = read_header(stored)
+    missing = [name for name in kind.required if name not in columns]
     if missing:
         raise BadInputError(
-            f"{path.name}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing from the header "
-            f"({_shortened(','.join(columns))}). Wanted are {','.join(required)}; more are allowed."
+            f"{stored.name}: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing from the header "
+            f"({_shortened(','.join(columns))}). Wanted are {','.join(kind.required)}; more are allowed."
         )
     doubled = sorted({name for name in columns if columns.count(name) > 1})
     if doubled:
-        raise BadInputError(f"{path.name}: the header names {_shortened(', '.join(doubled))} more than once.")
-    with path.open("rb") as file:
-        return SourceFile(path, columns, hashlib.file_digest(file, "sha256").hexdigest())
+        raise BadInputError(
+            f"{stored.name}: the header names {_shortened(', '.join(doubled))} more than once."
+        )
+    return SourceFile(kind, stored, columns, stored.identity())
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= 200 else text[:200] + "…"
 
 
-def read_header(path: Path) -> tuple[str, ...]:
+def read_header(stored: Stored) -> tuple[str, ...]:
     """Returns the column names of a CSV file, gzipped or not.
 
     Raises:
         BadInputError: The file is empty, damaged, or not a comma-separated text.
     """
-    with open_lines(path) as file:
-        head = _guarded_read(path, file, _MAX_LINE_BYTES)
+    with open_text(stored) as file:
+        head = guarded_read(stored.name, file, MAX_LINE_BYTES)
     if not head.strip():
-        raise BadInputError(f"{path.name} is empty.")
+        raise BadInputError(f"{stored.name} is empty.")
     line, _, _ = head.partition(b"\n")
     try:
         text = line.decode("utf-8-sig").rstrip("\r")
         columns = tuple(name.strip() for name in next(csv.reader([text], strict=True)))
     except (UnicodeDecodeError, csv.Error, StopIteration) as error:
-        raise BadInputError(f"{path.name} is not a CSV text: its first line cannot be read.") from error
+        raise BadInputError(f"{stored.name} is not a CSV text: its first line cannot be read.") from error
     if not text.replace("\t", " ").isprintable() or len(columns) > _MAX_COLUMNS:
-        raise BadInputError(f"{path.name} is not a CSV text: its first line is binary or has no end.")
+        raise BadInputError(f"{stored.name} is not a CSV text: its first line is binary or has no end.")
     return columns
-
-
-def open_lines(path: Path) -> IO[bytes]:
-    """Opens a file for reading bytes; what it holds, not its name, decides whether it is gzip."""
-    with path.open("rb") as probe:
-        packed = probe.read(2) == _GZIP_MAGIC
-    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
-
-
-def _guarded_read(path: Path, file: IO[bytes], size: int) -> bytes:
-    try:
-        return file.read(size)
-    except EOFError as error:
-        raise BadInputError(
-            f"{path.name} is truncated: the gzip stream ends early. Nothing was landed; fetch the file again."
-        ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise BadInputError(f"{path.name} is damaged: {error}. Nothing was landed.") from error
-
-
-def read_batches(file: SourceFile, block_bytes: int = _BLOCK_BYTES) -> Iterator[LineBatch]:
-    """Reads the lines after the header, a block at a time.
-
-    Lines without a quote are left for the warehouse to split at commas; `fields` is then null.
-
-    Args:
-        file: The checked file.
-        block_bytes: Bytes of text per batch, which bounds the memory.
-
-    Yields:
-        Batches in file order; empty lines are skipped and still counted by the line numbers.
-
-    Raises:
-        BadInputError: The gzip stream is truncated or damaged.
-    """
-    number = 1  # the header
-    with open_lines(file.path) as stream:
-        for block in _whole_lines(file.path, stream, block_bytes):
-            text = block.decode("utf-8", errors="replace").replace("\x00", DAMAGE_MARK)
-            text = text.replace("\r\n", "\n").removesuffix("\n")
-            if number == 1:
-                _, more, text = text.partition("\n")
-                number = 2
-                if not more:
-                    continue
-            batch = _batch(text, number)
-            number += text.count("\n") + 1
-            if batch.rows:
-                yield batch
-
-
-def _whole_lines(path: Path, stream: IO[bytes], block_bytes: int) -> Iterator[bytes]:
-    """Cuts a stream behind line ends; a line without end is cut off, and marked, at a megabyte."""
-    rest = b""
-    endless = False
-    while block := _guarded_read(path, stream, block_bytes):
-        if endless:
-            _, newline, block = block.partition(b"\n")
-            endless = not newline
-            if endless:
-                continue
-            rest += newline
-        head, newline, tail = (rest + block).rpartition(b"\n")
-        if newline:
-            yield head + newline
-        rest = tail
-        if len(rest) > _MAX_LINE_BYTES:
-            rest = rest[:_MAX_LINE_BYTES] + b"\xff"
-            endless = True
-    if rest:
-        yield rest
-
-
-def _batch(text: str, first_number: int) -> LineBatch:
-    # Imported here: half a second that only a load should pay.
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    # Arrow cuts the text in C++; Python touches only the rare lines that hold a quote.
-    lines = pc.split_pattern(pa.array([text], pa.string()), "\n").flatten()
-    numbers = pa.array(range(first_number, first_number + len(lines)), pa.int64())
-    table = pa.table({"line_number": numbers, "line": lines})
-    table = table.filter(pc.not_equal(pc.utf8_trim_whitespace(table["line"]), ""))
-    fields_type = pa.list_(pa.string())
-    if '"' in text:
-        kept = table["line"].to_pylist()
-        fields = pa.array([_fields(line) if '"' in line else None for line in kept], fields_type)
-    else:
-        fields = pa.nulls(table.num_rows, fields_type)
-    return LineBatch(table.append_column("fields", fields))
-
-
-def _fields(line: str) -> list[str]:
-    """Splits a line with quotes; one that is no CSV has no fields, so its column count is wrong."""
-    try:
-        return next(csv.reader([line], strict=True))
-    except (csv.Error, StopIteration):
-        return []

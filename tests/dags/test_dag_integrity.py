@@ -60,6 +60,30 @@ def test_pipeline_runs_daily_without_catch_up(bag: DagBag) -> None:
     assert dag.max_active_runs == 1
 
 
+def test_a_setting_lets_loads_trigger_the_pipeline(root: Path) -> None:
+    program = (
+        "import sys\n"
+        "import airflow\n"
+        "from airflow.dag_processing.dagbag import DagBag\n"
+        "from airflow.serialization.serialized_objects import DagSerialization\n"
+        "bag = DagBag(sys.argv[1])\n"
+        "assert not bag.import_errors, bag.import_errors\n"
+        "dag = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags['post_modern_stack']))\n"
+        "keys = {key.name for key, _ in dag.timetable.asset_condition.iter_assets()}\n"
+        "assert keys == {'raw_shopping_events'}, keys\n"
+        "load = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags['load_shopping_events']))\n"
+        "assert [outlet.name for outlet in load.get_task('load_events').outlets] == ['landed_tables']\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(root / "dags")],
+        env={**os.environ, "PYTHONPATH": str(root), "PMS_SCHEDULE": "on_load"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_every_dbt_model_is_a_task(bag: DagBag, root: Path) -> None:
     models = {path.stem for path in (root / "include" / "dbt" / "models").rglob("*.sql")}
     tasks = {

@@ -15,9 +15,9 @@ from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
 
-EVENT = (
-    "insert into raw.shopping_events (etl_id, etl_timestamp, api_key, event_type, event_date, raw_data) "
-    "values ('e', now()::timestamp, 'demo-shop', 'pageview', date '2021-01-15', '{}')"
+LOADED = (
+    "insert into raw.loads (etl_id, tenant, source, loaded_at, report) values ('e', 'demo-shop', 'folder', "
+    """now()::timestamp, '{"first_event_date": "2021-01-15", "last_event_date": "2021-01-15"}')"""
 )
 
 
@@ -40,7 +40,7 @@ def set_up(aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     get_settings.cache_clear()
     with open_warehouse(ConnectionInfo("duckdb", host=str(file)), "shop") as warehouse:
         warehouse.create_raw_tables()
-        warehouse.execute(Statement(EVENT))
+        warehouse.execute(Statement(LOADED))
     return file
 
 
@@ -80,6 +80,17 @@ def test_unusable_window_is_refused(set_up: Path, start: str, end: str, message:
 def test_window_without_events_is_skipped(set_up: Path, start: str, end: str) -> None:
     with pytest.raises(AirflowSkipException, match="are from 2021-01-15 to 2021-01-15"):
         check(start, end)
+
+
+def test_rows_of_an_unfinished_load_are_not_there_yet(set_up: Path) -> None:
+    unfinished = (
+        "insert into raw.shopping_events (etl_id, etl_timestamp, api_key, event_type, event_date, raw_data) "
+        "values ('unfinished', now()::timestamp, 'demo-shop', 'pageview', date '2022-01-15', '{}')"
+    )
+    with open_warehouse(ConnectionInfo("duckdb", host=str(set_up)), "shop") as warehouse:
+        warehouse.execute(Statement(unfinished))
+    with pytest.raises(AirflowSkipException, match="are from 2021-01-15 to 2021-01-15"):
+        check("2022-01-01", "2022-02-01")
 
 
 def test_missing_thing_outweighs_a_window_without_events(

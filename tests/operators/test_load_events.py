@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.execution_time.context import OutletEventAccessors
+from botocore.exceptions import ClientError, ReadTimeoutError
 
+from include.assets import LANDED
 from include.contracts import BadInputError, LoadReport
 from include.local.shop import EVENT_HEADER
 from include.operators.load_events import LoadEventsOperator, optional_count
 from include.settings import Settings
 from include.warehouse.base import WarehouseUnavailableError
-from tests.shops import event, rows, write_source
+from tests.shops import T0, event, rows, write_source
 
 
 @pytest.fixture
@@ -24,8 +27,9 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Setting
     return path
 
 
-def load(source: Path, **options: Any) -> dict[str, object]:
-    return LoadEventsOperator(task_id="load_events", source=str(source), **options).execute({})
+def load(source: Path | str, context: dict[str, Any] | None = None, **options: Any) -> dict[str, object]:
+    task = LoadEventsOperator(task_id="load_events", source=str(source), **options)
+    return task.execute(context or {"outlet_events": OutletEventAccessors()})  # type: ignore[arg-type]
 
 
 def test_a_load_returns_its_report_as_json(tmp_path: Path, warehouse: Path, settings: Settings) -> None:
@@ -68,8 +72,78 @@ def test_bad_input_fails_at_once_and_lands_nothing(
 def test_a_folder_that_is_not_there_fails_at_once(tmp_path: Path, warehouse: Path) -> None:
     with pytest.raises(AirflowFailException, match="not a folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(AirflowFailException, match="local folder"):
-        LoadEventsOperator(task_id="load_events", source="s3://bucket/folder").execute({})
+    with pytest.raises(AirflowFailException, match=r"folder or from s3://"):
+        load("gs://bucket/folder")
+
+
+def announced(context: dict[str, Any]) -> dict[str, dict[str, object]]:
+    """The asset events that a task would emit, by asset."""
+    return {
+        event.dest_asset_key.name: event.extra
+        for event in context["outlet_events"][LANDED].asset_alias_events
+    }
+
+
+def test_each_table_that_got_rows_is_announced_and_no_other(tmp_path: Path, warehouse: Path) -> None:
+    context = {"outlet_events": OutletEventAccessors()}
+    source = write_source(
+        tmp_path / "in", [event(), event(sku="b", moment=T0 + 86_400_000)], products=["a,,,,1"]
+    )
+    report = load(source, context, tenant="other")
+    told = {
+        "tenant": "other",
+        "etl_id": report["etl_id"],
+        "first_event_date": "2026-01-01",
+        "last_event_date": "2026-01-02",
+    }
+    assert announced(context) == {
+        "raw_shopping_events": {**told, "rows": 2},
+        "raw_products": {**told, "rows": 1},
+    }
+
+
+def test_a_load_of_nothing_new_announces_nothing(tmp_path: Path, warehouse: Path) -> None:
+    source = write_source(tmp_path / "in", [event()])
+    load(source)
+    again = {"outlet_events": OutletEventAccessors()}
+    assert load(source, again)["already_loaded"] is True
+    assert announced(again) == {}
+
+
+def test_a_source_on_s3_is_read_through_the_aws_connection(
+    warehouse: Path, aws: Any, settings: Settings
+) -> None:
+    body = "\n".join([EVENT_HEADER, event(), ""]).encode()
+    aws.put_object(Bucket=settings.bucket, Key="in/browsing.csv", Body=body)
+    assert load(f"s3://{settings.bucket}/in")["events_landed"] == 1
+
+
+def test_a_bucket_that_is_not_there_fails_at_once(warehouse: Path, aws: Any) -> None:
+    with pytest.raises(AirflowFailException, match="no bucket"):
+        load("s3://nowhere-to-be-found/in")
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (
+            ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListObjectsV2"),
+            AirflowFailException,
+        ),
+        (ReadTimeoutError(endpoint_url="https://s3"), AirflowException),
+    ],
+    ids=["denied", "timeout"],
+)
+def test_faults_of_s3_fail_or_are_left_to_the_retry(
+    warehouse: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, fault: type[Exception]
+) -> None:
+    def find(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("include.operators.load_events.find_source", find)
+    with pytest.raises(fault) as caught:
+        load("s3://bucket/in")
+    assert type(caught.value) is fault
 
 
 def test_a_locked_warehouse_is_left_to_the_retry(

@@ -4,7 +4,6 @@ import gzip
 import json
 import subprocess
 import sys
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from include.contracts import BadInputError, SettingsError
 from include.local.shop import EVENT_HEADER
 from include.warehouse.base import ConnectionInfo, ObjectStorage, WarehouseUnavailableError
 from include.warehouse.connect import open_warehouse
-from tests.shops import T0, event, land, open_file, rows, write_source
+from tests.shops import T0, TENANT, event, land, open_file, rows, write_source
 
 POISONED = {
     "quotes and braces": "\"'{{ 7*7 }}{% raw %}''\"",
@@ -192,6 +191,101 @@ def test_a_limited_load_does_not_pass_for_the_whole(tmp_path: Path) -> None:
     assert not land(path, folder).already_loaded
 
 
+def test_a_limited_load_keeps_the_searches_of_its_sessions_only(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    events = [event(session="a"), event(session="b", moment=T0 + 1)]
+    searches = [f'{session},"[0.1, 0.2]",,,{T0}' for session in ("a", "b", "a")]
+    report = land(path, write_source(tmp_path / "in", events, searches=searches), max_sessions=1)
+    assert (report.events_landed, report.searches_landed) == (1, 2)
+
+
+def test_searches_land_with_their_lists_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    vector, clicked = "[-0.25, 1e-3]", "['a', 'b']"
+    searches = [f'a,"{vector}","{clicked}","[]",{T0}', f"a,,,,{T0 // 1000}", f"b,,,,{T0 + 86_400_000}"]
+    folder = write_source(tmp_path / "in", [event()], searches=searches)
+    report = land(path, folder, max_reject_share=0.5)
+    assert report.searches_landed == 2
+    assert report.rejected_by_reason == {"search.csv: timestamp_in_seconds": 1}
+    found = rows(path, "select api_key, event_date, raw_data from raw.searches order by event_date")
+    assert [(tenant, str(day)) for tenant, day, _ in found] == [
+        (TENANT, "2026-01-01"), (TENANT, "2026-01-02"),
+    ]  # fmt: skip
+    document = json.loads(found[0][2])
+    assert (document["query_vector"], document["clicked_skus_hash"]) == (vector, clicked)
+
+
+def test_spoiled_searches_land_nothing_either(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    with pytest.raises(BadInputError, match=r"search.csv: 1 of 1 .*missing_session_id"):
+        land(path, write_source(tmp_path / "in", [event()], searches=[f",,,,{T0}"]))
+    assert rows(path, "select count(*) from raw.shopping_events") == [(0,)]
+
+
+def test_a_column_that_nobody_knows_is_kept_and_reported(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    folder = write_source(
+        tmp_path / "in", [event() + ",spring"], header=EVENT_HEADER + ",campaign", products=["a,,,,1"]
+    )
+    assert land(path, folder).extra_columns == ("campaign",)
+    [(document,)] = rows(path, "select raw_data from raw.shopping_events")
+    assert json.loads(document)["campaign"] == "spring"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([event(moment="2026-01-01T00:00:00Z")] * 3, "timestamp_not_integer"),
+        ([event(moment=T0 // 1000)] * 3, "timestamp_in_seconds"),
+        ([event(moment=T0 + 10 * 365 * 86_400_000)] * 3, "timestamp_in_future"),
+        ([event(kind="wishlist")] * 3, "unknown_event_type"),
+        ([event(action="refund")] * 3, "bad_product_action"),
+    ],
+    ids=["retyped column", "seconds", "future", "new event type", "new action"],
+)
+def test_drift_of_the_whole_file_is_refused_with_its_reason(
+    tmp_path: Path, lines: list[str], reason: str
+) -> None:
+    path = tmp_path / "w.duckdb"
+    with pytest.raises(BadInputError, match=rf"3 of 4 .*{reason} \(3, first in line 3\)"):
+        land(path, write_source(tmp_path / "in", [event(), *lines]), now=datetime(2026, 6, 1, tzinfo=UTC))
+    for table in ("shopping_events", "rejected_events", "loads", "load_progress"):
+        assert rows(path, f"select count(*) from raw.{table}") == [(0,)], table
+
+
+def test_a_few_rows_of_a_new_event_type_are_rejected_and_the_others_land(tmp_path: Path) -> None:
+    folder = write_source(tmp_path / "in", [event()] * 99 + [event(kind="wishlist")])
+    report = land(tmp_path / "w.duckdb", folder)
+    assert (report.events_landed, report.rejected_by_reason) == (99, {"unknown_event_type": 1})
+
+
+def test_a_file_that_grew_lands_again_beside_what_landed_before(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    first = land(path, write_source(tmp_path / "in", [event("a")]))
+    grown = land(path, write_source(tmp_path / "in", [event("a"), event("b")]))
+    assert first.etl_id != grown.etl_id and not grown.already_loaded
+    assert rows(path, "select etl_id, count(*) from raw.shopping_events group by 1 order by 2") == [
+        (first.etl_id, 1), (grown.etl_id, 2),
+    ]  # fmt: skip
+
+
+def test_late_events_land_under_their_own_day(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    land(path, write_source(tmp_path / "a", [event(moment=T0 + 5 * 86_400_000)]))
+    late = land(path, write_source(tmp_path / "b", [event(moment=T0)]))
+    assert (late.first_event_date, late.last_event_date) == ("2026-01-01", "2026-01-01")
+
+
+def test_the_log_keeps_the_order_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    lines = [event(session=f"s{n}", moment=T0 + n) for n in range(5000)]
+    lines[17] = event(session="x", moment="x")
+    lines[4000] = '"s4000",event_product,detail,"a,b",1767225604000,'
+    land(path, write_source(tmp_path / "in", lines))
+    found = rows(path, "select raw_data ->> 'session_id_hash' from raw.shopping_events order by rowid")
+    assert [session for (session,) in found] == [f"s{n}" for n in range(5000) if n != 17]
+
+
 @pytest.mark.parametrize("stem", ["raw", "shop", "warehouse", "a b"])
 def test_a_file_named_as_a_schema_is_not_ambiguous(tmp_path: Path, stem: str) -> None:
     path = tmp_path / f"{stem}.duckdb"
@@ -245,28 +339,6 @@ def test_secrets_are_in_no_repr_and_no_error() -> None:
         except SettingsError as error:
             assert "canary" not in f"{error} {error.__cause__}"
     assert "canary" not in repr(ConnectionInfo("duckdb", extra={"private": "canary"}))
-
-
-def test_two_loads_of_one_content_at_once_land_it_once(tmp_path: Path) -> None:
-    path = tmp_path / "w.duckdb"
-    folder = write_source(tmp_path / "in", [event(session=f"s{n}") for n in range(500)])
-    with open_file(path) as warehouse:
-        warehouse.create_raw_tables()
-    outcomes: list[object] = []
-
-    def load() -> None:
-        try:
-            outcomes.append(land(path, folder).already_loaded)
-        except Exception as error:  # whichever error the loser gets, nothing of it may stay
-            outcomes.append(error)
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert outcomes.count(False) == 1, outcomes
-    assert rows(path, "select count(*) from raw.shopping_events") == [(500,)]
 
 
 def test_real_sessions_land_without_a_reject(tmp_path: Path, real_data: Path) -> None:

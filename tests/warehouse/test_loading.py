@@ -7,7 +7,7 @@ import pytest
 
 from include.contracts import BadInputError
 from include.local.shop import EVENT_HEADER
-from include.warehouse.loading import DAMAGE_MARK, etl_id_of, find_source, read_batches
+from include.warehouse.loading import etl_id_of, find_source
 from tests.shops import event, write_source
 
 GOOD = [event(), event(sku="b")]
@@ -60,56 +60,21 @@ def test_two_files_for_one_role_are_ambiguous(tmp_path: Path) -> None:
 
 def test_extra_columns_and_a_byte_order_mark_are_allowed(tmp_path: Path) -> None:
     write_source(tmp_path, b"\xef\xbb\xbf" + EVENT_HEADER.encode() + b",campaign\r\n")
-    assert find_source(tmp_path).browsing.columns[-1] == "campaign"
+    assert find_source(tmp_path).browsing.extra_columns == ("campaign",)
 
 
-@pytest.mark.parametrize("block", [40, 200, 1 << 20])
-@pytest.mark.parametrize("packed", [False, True])
-def test_lines_keep_their_numbers_whatever_the_block(tmp_path: Path, block: int, packed: bool) -> None:
-    lines = [event(session=f"s{number}") for number in range(30)]
-    lines[7] = ""
-    lines[12] = "   "
-    content = "\r\n".join([EVENT_HEADER, *lines]).encode()
-    name = "browsing.csv.gz" if packed else "browsing.csv"
-    write_source(tmp_path, gzip.compress(content) if packed else content, name=name)
-    found = [
-        (row["line_number"], row["line"])
-        for batch in read_batches(find_source(tmp_path).browsing, block)
-        for row in batch.table.to_pylist()
-    ]
-    assert found == [(n + 2, line) for n, line in enumerate(lines) if line.strip()]
+def test_a_renamed_column_is_named_in_the_refusal(tmp_path: Path) -> None:
+    header = EVENT_HEADER.replace("product_sku_hash", "sku_hash")
+    with pytest.raises(BadInputError, match=r"column product_sku_hash missing .*sku_hash"):
+        find_source(write_source(tmp_path, GOOD, header=header))
 
 
-def test_quotes_are_read_per_line_and_an_open_one_spoils_its_own_line_only(tmp_path: Path) -> None:
-    write_source(tmp_path, ['a,"b,c",d', 'a,"b', 'a,"b"c', "plain,line"])
-    [batch] = read_batches(find_source(tmp_path).browsing)
-    assert batch.table["fields"].to_pylist() == [["a", "b,c", "d"], [], [], None]
-
-
-def test_bytes_that_are_no_text_are_marked(tmp_path: Path) -> None:
-    write_source(tmp_path, EVENT_HEADER.encode() + b"\na\xff\nb\x00\nc\n")
-    [batch] = read_batches(find_source(tmp_path).browsing)
-    assert [DAMAGE_MARK in line for line in batch.table["line"].to_pylist()] == [True, True, False]
-
-
-def test_an_endless_line_is_cut_off_and_marked_and_the_next_one_is_whole(tmp_path: Path) -> None:
-    write_source(tmp_path, EVENT_HEADER.encode() + b"\n" + b"x" * (5 << 20) + b"\n" + event().encode())
-    lines = [
-        row
-        for batch in read_batches(find_source(tmp_path).browsing, 1 << 18)
-        for row in batch.table.to_pylist()
-    ]
-    assert [row["line_number"] for row in lines] == [2, 3]
-    assert DAMAGE_MARK in lines[0]["line"] and len(lines[0]["line"]) < 2 << 20
-    assert lines[1]["line"] == event()
-
-
-def test_truncation_far_into_the_file_is_noticed(tmp_path: Path) -> None:
-    content = "\n".join([EVENT_HEADER, *(event(session=f"{n * 7919:064x}") for n in range(40_000))]).encode()
-    packed = gzip.compress(content)
-    write_source(tmp_path, packed[: len(packed) - 20], name="browsing.csv.gz")
-    with pytest.raises(BadInputError, match="truncated"):
-        list(read_batches(find_source(tmp_path).browsing))
+def test_a_folder_may_hold_catalogue_and_searches_too(tmp_path: Path) -> None:
+    write_source(tmp_path, GOOD, products=["a,,,,1.0"], searches=["s,,,,1"])
+    (tmp_path / "notes.txt").write_text("of no interest")
+    assert [file.name for file in find_source(tmp_path).files] == [
+        "browsing.csv", "sku_to_content.csv", "search.csv",
+    ]  # fmt: skip
 
 
 def test_the_load_id_follows_tenant_content_and_limit(tmp_path: Path) -> None:

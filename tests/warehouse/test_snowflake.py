@@ -1,26 +1,29 @@
 from __future__ import annotations
 
-import gzip
 import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import duckdb
 import pytest
 import sqlfluff
 
 from include.contracts import BadInputError, SettingsError
-from include.local.shop import EVENT_HEADER
-from include.warehouse import landing, unload
+from include.warehouse import landing, snowflake, unload
 from include.warehouse.base import ConnectionInfo, ObjectStorage, Part
 from include.warehouse.dialect import SnowflakeDialect, Statement
-from include.warehouse.loading import find_source, read_batches
+from include.warehouse.kinds import EVENTS, KINDS
+from include.warehouse.loading import find_source
 from include.warehouse.snowflake import (
+    Chunk,
     SnowflakeWarehouse,
-    copy_into_incoming,
     copy_into_location,
+    copy_rejects,
+    copy_rows,
     put,
-    write_json_lines,
+    stage_and_lock,
 )
 from tests.shops import event, write_source
 
@@ -30,25 +33,20 @@ LOAD = landing.Load("etl-1", "t", NOW.replace(tzinfo=None))
 REQUEST = unload.UnloadRequest("t", date(2026, 1, 1), date(2026, 2, 1), max_sessions=5)
 
 
-def statements(source: Path) -> dict[str, Statement]:
+def statements() -> dict[str, Statement]:
     """Every statement that a load and an export send to Snowflake."""
-    found = find_source(source)
-    assert found.catalogue is not None
     every: list[Statement] = [
         *landing.raw_tables(DIALECT),
-        *copy_into_incoming(),
-        landing.classify(DIALECT, "events", found.browsing, NOW),
-        landing.classify(DIALECT, "products", found.catalogue, NOW),
-        *landing.insert(DIALECT, LOAD, "events", "browsing.csv"),
-        *landing.insert(DIALECT, LOAD, "products", "sku_to_content.csv"),
-        landing.create_first_seen(DIALECT),
-        landing.note_first_seen(DIALECT),
-        landing.keep_first_sessions(DIALECT, LOAD, 5),
-        landing.count_events(DIALECT, LOAD),
-        landing.count_products(DIALECT, LOAD),
+        *stage_and_lock(),
+        put(DIALECT, Path("/tmp/a 'b.parquet"), LOAD, "events"),
+        *(copy_rows(DIALECT, LOAD, kind) for kind in KINDS),
+        copy_rejects(DIALECT, LOAD),
+        *landing.keep_first_sessions(DIALECT, LOAD, 5),
+        *(landing.count_rows(DIALECT, LOAD, kind) for kind in KINDS),
         landing.count_rejects(DIALECT, LOAD),
         landing.stored_report(DIALECT, "etl-1"),
         landing.store_report(DIALECT, LOAD, "folder", "{}"),
+        landing.loaded_dates(DIALECT, "t"),
         *unload.selection(DIALECT, "shop", REQUEST),
         *unload.questions(DIALECT, REQUEST).values(),
         *(
@@ -59,9 +57,8 @@ def statements(source: Path) -> dict[str, Statement]:
     return {f"{number} {statement.sql[:60]}": statement for number, statement in enumerate(every)}
 
 
-def test_every_statement_parses_as_snowflake_and_binds_what_it_names(tmp_path: Path) -> None:
-    source = write_source(tmp_path, [event() + ",1"], header=EVENT_HEADER + ",it's 5%", products=["a,,,,1"])
-    for name, statement in statements(source).items():
+def test_every_statement_parses_as_snowflake_and_binds_what_it_names() -> None:
+    for name, statement in statements().items():
         literal = {key: "'bound'" for key in statement.values}
         sql = statement.sql % literal if literal else statement.sql.replace("%%", "%")
         assert "%(" not in sql, name
@@ -84,22 +81,24 @@ def test_literals_are_escaped(text: str, quoted: str) -> None:
     assert DIALECT.literal(text) == quoted
 
 
-def test_the_upload_quotes_its_path(tmp_path: Path) -> None:
-    path = tmp_path / "a 'b.json.gz"
-    assert put(DIALECT, path).sql.startswith("put 'file:///")
-    assert "' @landing_stage auto_compress = false" in put(DIALECT, path).sql
+def test_the_upload_quotes_its_path_and_keeps_to_the_folder_of_its_load(tmp_path: Path) -> None:
+    sql = put(DIALECT, tmp_path / "a 'b.parquet", LOAD, "events").sql
+    assert sql.startswith("put 'file:///")
+    assert sql.endswith("' @raw.landing/etl-1/events/ auto_compress = false")
 
 
-def test_staged_lines_keep_number_text_and_fields(tmp_path: Path) -> None:
-    source = find_source(write_source(tmp_path, ['s,pageview,,"a\u2028{}",1,', "plain,line"]))
-    [batch] = read_batches(source.browsing)
-    write_json_lines(batch, tmp_path / "x.json.gz")
-    with gzip.open(tmp_path / "x.json.gz", "rt", encoding="utf-8") as file:
-        documents = [json.loads(line) for line in file]
-    assert documents == [
-        {"n": 2, "l": 's,pageview,,"a\u2028{}",1,', "f": ["s", "pageview", "", "a\u2028{}", "1", ""]},
-        {"n": 3, "l": "plain,line"},
-    ]
+def test_rows_are_copied_from_the_stage_and_never_inserted() -> None:
+    assert copy_rows(DIALECT, LOAD, EVENTS).sql == (
+        "copy into raw.shopping_events (etl_id, etl_timestamp, api_key, event_type, event_date, raw_data) "
+        "from (select 'etl-1', '2026-06-01 00:00:00.000000'::timestamp_ntz, 't', $1:event_type::varchar, "
+        "$1:event_date::date, parse_json($1:raw_data::varchar) from @raw.landing/etl-1/events/) "
+        "file_format = (type = parquet) force = true"
+    )
+
+
+def test_the_name_of_a_chunk_says_how_far_it_reaches() -> None:
+    chunk = Chunk(7, 123_456_789, 4321, 4000)
+    assert Chunk.of(f"landing/etl-1/events/{chunk.name}") == chunk
 
 
 class FakeSession:
@@ -109,6 +108,7 @@ class FakeSession:
         self.answers = answers
         self.seen: list[str] = []
         self.rows: list[tuple[Any, ...]] = []
+        self.staged: dict[str, list[tuple[Any, ...]]] = {}
 
     def cursor(self) -> FakeSession:
         return self
@@ -124,10 +124,20 @@ class FakeSession:
 
     def execute(self, sql: str, values: dict[str, Any] | None) -> None:
         self.seen.append(sql)
+        if sql.startswith("put "):
+            self.upload(sql)
         answer = next((answer for text, answer in self.answers.items() if text in sql), [])
         if isinstance(answer, Exception):
             raise answer
         self.rows = answer
+
+    def upload(self, sql: str) -> None:
+        """Keeps the rows of an uploaded file under the name that the stage would list."""
+        _, source, target, *_ = sql.split(" ")
+        name = unquote(source.strip("'").removeprefix("file://"))
+        listed = f"landing/{target.removeprefix('@raw.landing/')}{Path(name).name}"
+        with duckdb.connect() as session:
+            self.staged[listed] = session.execute(f"from read_parquet('{name}')").fetchall()
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         return self.rows
@@ -143,30 +153,103 @@ def open_fake(session: FakeSession, **extra: str) -> SnowflakeWarehouse:
 ANSWERS = {
     "select file, reason": [],
     "min(event_date)": [(1, date(2026, 1, 1), date(2026, 1, 1))],
-    "select count(*) from raw.products": [(0,)],
+    "from raw.products": [(0, None, None)],
 }
 
 
-def test_a_load_makes_its_tables_before_its_transaction(tmp_path: Path) -> None:
-    """Creating a table ends a Snowflake transaction: none may be made inside."""
+def test_a_load_puts_everything_on_the_stage_before_its_transaction(tmp_path: Path) -> None:
+    """Creating a table ends a Snowflake transaction, and a long upload should hold no lock."""
     session = FakeSession(ANSWERS)
     with open_fake(session) as warehouse:
-        report = warehouse.land(find_source(write_source(tmp_path, [event()])), tenant="t", max_sessions=3)
-    assert report.events_landed == report.events_read == 1
+        source = write_source(tmp_path, [event(), event(moment="x")], products=["a,,,,1"])
+        report = warehouse.land(find_source(source), tenant="t", max_sessions=3, max_reject_share=0.5)
+    assert (report.events_read, report.events_landed) == (2, 1)
     begin, commit = session.place("begin"), session.place("commit")
-    inside = session.seen[begin:commit]
-    assert not [sql for sql in inside if sql.startswith(("create", "use", "put", "copy"))]
-    assert [sql.split(" (")[0] for sql in inside if sql.startswith("insert into raw")] == [
-        "insert into raw.shopping_events", "insert into raw.rejected_events", "insert into raw.loads",
+    inside = session.seen[begin + 1 : commit]
+    assert inside[0].startswith("update raw.load_lock")
+    assert not [sql for sql in inside if sql.startswith(("create", "use", "put"))]
+    assert [sql.split(" (")[0] for sql in inside if sql.startswith(("copy", "insert"))] == [
+        "copy into raw.shopping_events", "copy into raw.products", "copy into raw.rejected_events",
+        "insert into raw.loads",
     ]  # fmt: skip
-    assert session.seen[-1] == "close"
+    assert session.seen[commit + 1 :] == [f"remove @raw.landing/{report.etl_id}/", "close"]
 
 
-def test_a_refused_load_is_rolled_back(tmp_path: Path) -> None:
+def test_staged_files_hold_rows_and_rejects_as_plain_texts(tmp_path: Path) -> None:
+    session = FakeSession(ANSWERS)
+    with open_fake(session) as warehouse:
+        lines = ['s,pageview,,"a\u2028{}",1767225600000,', "spoiled", event(moment=5)]
+        report = warehouse.land(find_source(write_source(tmp_path, lines)), tenant="t", max_reject_share=0.7)
+    rejects, rows = sorted(session.staged, reverse=True)
+    folder = f"landing/{report.etl_id}"
+    size = (tmp_path / "browsing.csv").stat().st_size
+    assert rows == f"{folder}/events/000000_{size}_5_3.parquet"
+    assert rejects == f"{folder}/rejects/events-000000_{size}_5_3.parquet"
+    [(kind, day, document)] = session.staged[rows]
+    assert (kind, day, json.loads(document)["product_sku_hash"]) == ("pageview", "2026-01-01", "a\u2028{}")
+    assert session.staged[rejects] == [
+        ("browsing.csv", 3, "wrong_column_count", "spoiled"),
+        ("browsing.csv", 4, "timestamp_before_2000", event(moment=5)),
+    ]
+
+
+def test_a_load_broken_off_uploads_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snowflake, "_BLOCK_BYTES", 1000)
+    source = find_source(write_source(tmp_path, [event(session=f"s{n}") for n in range(100)]))
+    whole, first, second = FakeSession(ANSWERS), FakeSession(ANSWERS), FakeSession(ANSWERS)
+    open_fake(whole).land(source, tenant="t")
+    names = list(whole.staged)
+    assert len(names) > 4
+
+    first.answers = {names[2].rpartition("/")[2]: OSError("connection lost")} | ANSWERS
+    with pytest.raises(OSError, match="lost"):
+        open_fake(first).land(source, tenant="t")
+    assert "begin" not in first.seen
+    second.answers = {"list @": [(name,) for name in names[:2]]} | ANSWERS
+    report = open_fake(second).land(source, tenant="t")
+    assert list(second.staged) == names[2:]
+    assert report.events_read == 100
+
+
+def test_a_warehouse_that_goes_away_while_copying_shows_nothing_and_keeps_the_stage(tmp_path: Path) -> None:
+    session = FakeSession(ANSWERS | {"copy into raw.shopping_events": OSError("gone")})
+    with open_fake(session) as warehouse, pytest.raises(OSError, match="gone"):
+        warehouse.land(find_source(write_source(tmp_path, [event()])), tenant="t")
+    assert "rollback" in session.seen and "commit" not in session.seen
+    assert not [sql for sql in session.seen if sql.startswith("remove")]
+
+
+def test_files_left_on_the_stage_do_not_undo_a_load(tmp_path: Path) -> None:
+    session = FakeSession(ANSWERS | {"remove @": RuntimeError("no")})
+    with open_fake(session) as warehouse:
+        report = warehouse.land(find_source(write_source(tmp_path, [event()])), tenant="t")
+    assert report.events_landed == 1 and "commit" in session.seen
+
+
+def test_a_refused_load_is_rolled_back_and_its_stage_emptied(tmp_path: Path) -> None:
     session = FakeSession(ANSWERS | {"select file, reason": [("browsing.csv", "missing_sku", 1, 2)]})
     with open_fake(session) as warehouse, pytest.raises(BadInputError, match="missing_sku"):
         warehouse.land(find_source(write_source(tmp_path, [event()])), tenant="t")
     assert "rollback" in session.seen and "commit" not in session.seen
+    assert session.seen[-2].startswith("remove @raw.landing/etl-")
+
+
+def test_the_second_of_two_loads_at_once_finds_the_first_behind_the_lock(tmp_path: Path) -> None:
+    session = FakeSession(ANSWERS)
+    source = find_source(write_source(tmp_path, [event()]))
+    report = open_fake(FakeSession(ANSWERS)).land(source, tenant="t")
+    real = session.execute
+
+    def execute(sql: str, values: dict[str, Any] | None) -> None:
+        if sql.startswith("update raw.load_lock"):
+            session.answers = {"select to_json(report)": [(report.model_dump_json(),)]}
+        real(sql, values)
+
+    session.execute = execute  # type: ignore[method-assign]
+    assert open_fake(session).land(source, tenant="t").already_loaded
+    assert not [sql for sql in session.seen if sql.startswith("copy")]
 
 
 def test_unloading_needs_an_integration_and_never_our_credentials() -> None:
