@@ -20,7 +20,7 @@ DBT_SOURCES := $(shell find include/dbt -name target -prune -o -name logs -prune
 	\( -name '*.sql' -o -name '*.yml' \) -print)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo up down test lint format lock clean
+.PHONY: help setup demo up down test bench lint format lock clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -67,6 +67,10 @@ down: ## Stop exactly what `make up` started
 test: setup .venv/.dev ## All tests
 	@$(ML_PYTHON) -m pytest tests/ml
 	@$(PYTHON) -m pytest --ignore tests/ml
+
+bench: setup ## Speed of the data land at 36 million events beside a hand-written script (SHARE=0.1 for less)
+	@$(PYTHON) -m bench.data_land $(if $(SHARE),--share $(SHARE)) $(if $(RUNS),--runs $(RUNS))
+	@$(PYTHON) -m bench.airflow_overhead
 
 lint: setup .venv/.dev ## ruff, mypy and sqlfluff (both dialects)
 	@$(PYTHON) -m ruff check .

@@ -8,6 +8,7 @@ The same options give the same bytes.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -48,10 +49,11 @@ MACROS = """
 create macro draw(number, salt) as (hash(number, salt) % 1000000) / 1e6;
 create macro hexid(kind, number) as sha256(concat(kind, number));
 -- Zipf-like: a few products take most of the interactions.
-create macro product_of(number, salt, products) as cast(floor(products * pow(draw(number, salt), 3)) as bigint);
+create macro product_of(number, salt, products) as
+    cast(floor(products * pow(draw(number, salt), 3)) as bigint);
 """
 
-EVENTS = """
+EVENTS = f"""
 with sessions as (
     select
         number,
@@ -68,8 +70,9 @@ events as (
         number * 256 + step as event,
         number,
         -- Never half an hour of idleness: these sessions arrive cut.
-        started + sum(1000 + cast(floor(least(-ln(1 - draw(number * 256 + step, 4)) * 40000, 1500000)) as bigint))
-            over (partition by number order by step) as moment
+        started + sum(
+            1000 + cast(floor(least(-ln(1 - draw(number * 256 + step, 4)) * 40000, 1500000)) as bigint)
+        ) over (partition by number order by step) as moment
     from steps
 ),
 acted as (
@@ -91,21 +94,22 @@ lines as (
         hexid('session', number) as session_id_hash,
         case when is_pageview then 'pageview' else 'event_product' end as event_type,
         case when is_pageview then '' else action end as product_action,
-        case when is_pageview then '' else hexid('sku', product_of(event, 7, $products)) end as product_sku_hash,
+        case when is_pageview then '' else hexid('sku', product_of(event, 7, $products)) end
+            as product_sku_hash,
         cast(moment as varchar) as server_timestamp_epoch_ms,
         hexid('url', product_of(event, 8, $products)) as hashed_url
     from acted
 ),
 copies as (
-    select *, moment + case when draw(event, 9) < {late} then 3600000 else 0 end as arrived from lines
+    select *, moment + case when draw(event, 9) < {LATE_SHARE} then 3600000 else 0 end as arrived from lines
     union all
-    select *, moment + 60000 as arrived from lines where draw(event, 10) < {repeated}
+    select *, moment + 60000 as arrived from lines where draw(event, 10) < {REPEATED_SHARE}
     union all
     select * replace ('yesterday' as server_timestamp_epoch_ms), moment as arrived
-    from lines where draw(event, 11) < {broken}
+    from lines where draw(event, 11) < {BROKEN_SHARE}
 )
 select * exclude (event, moment, arrived) from copies order by arrived, event
-""".format(late=LATE_SHARE, repeated=REPEATED_SHARE, broken=BROKEN_SHARE)
+"""
 
 PRODUCTS = """
 select
@@ -121,11 +125,13 @@ SEARCHES = """
 select
     hexid('session', cast(floor(draw(number, 1) * $sessions) as bigint)) as session_id_hash,
     $vector as query_vector,
-    case when draw(number, 2) < 0.3 then '[''' || hexid('sku', product_of(number, 3, $products)) || ''']' else '' end
-        as clicked_skus_hash,
-    '[' || array_to_string(
-        list_transform(range(5), lambda x: '''' || hexid('sku', product_of(number * 8 + x, 4, $products)) || ''''), ', '
-    ) || ']' as product_skus_hash,
+    case
+        when draw(number, 2) < 0.3 then '[''' || hexid('sku', product_of(number, 3, $products)) || ''']'
+        else ''
+    end as clicked_skus_hash,
+    '[''' || array_to_string(
+        list_transform(range(5), lambda x: hexid('sku', product_of(number * 8 + x, 4, $products))), ''', '''
+    ) || ''']' as product_skus_hash,
     $midnight + cast(floor(draw(number, 5) * $days * $day_ms) as bigint) as server_timestamp_epoch_ms
 from range($searches) as numbers (number)
 """
@@ -138,19 +144,13 @@ def _connect() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path, values: dict[str, object], header: bool) -> None:
-    connection.execute(f"create or replace temporary table rows_of_file as {query}", values)
-    connection.execute(f"copy rows_of_file to '{path}' (format csv, header {header}, quote '\"', force_quote false)")
-
-
-def write_events(path: Path, scale: Scale, days: range, length_scale: float = 1.0) -> None:
+def write_events(path: Path, scale: Scale, days: range) -> None:
     """Writes the browsing events of some days in order of arrival.
 
     Args:
         path: CSV file to write.
         scale: How much of it.
         days: Which days; one behind the last of the scale is the next night's load.
-        length_scale: Multiplies the sessions of each day.
     """
     connection = _connect()
     midnight = int(datetime.combine(scale.first_day, datetime.min.time(), UTC).timestamp() * 1000)
@@ -165,7 +165,7 @@ def write_events(path: Path, scale: Scale, days: range, length_scale: float = 1.
                     "day_ms": DAY_MS,
                     "length": scale.events_per_session,
                     "first": day * per_day,
-                    "last": day * per_day + int(per_day * length_scale),
+                    "last": (day + 1) * per_day,
                     "products": scale.products_in_sessions,
                 },
             )
@@ -176,30 +176,38 @@ def write_events(path: Path, scale: Scale, days: range, length_scale: float = 1.
 
 
 def _vector() -> str:
-    return "'[' || array_to_string(list_transform(range({n}), lambda x: round(draw(number * 64 + x, 9) - 0.5, 4)), ', ') || ']'".format(
-        n=VECTOR_LENGTH
-    )
+    values = f"list_transform(range({VECTOR_LENGTH}), lambda x: round(draw(number * 64 + x, 9) - 0.5, 4))"
+    return f"'[' || array_to_string({values}, ', ') || ']'"
+
+
+def _filled(query: str, values: Mapping[str, object]) -> str:
+    # A COPY binds no values; these are our own numbers and expressions.
+    for name, value in values.items():
+        query = query.replace(f"${name}", str(value))
+    return query
 
 
 def write_catalogue(path: Path, scale: Scale) -> None:
     """Writes the catalogue; more than half of the products have vectors."""
-    query = PRODUCTS.replace("$vector", _vector()).replace("$products", str(scale.products))
+    query = _filled(PRODUCTS, {"vector": _vector(), "products": scale.products})
     _connect().execute(f"copy ({query}) to '{path}' (format csv, header)")
 
 
 def write_searches(path: Path, scale: Scale) -> None:
     """Writes the searches with their vectors and the products they showed."""
     midnight = int(datetime.combine(scale.first_day, datetime.min.time(), UTC).timestamp() * 1000)
-    query = SEARCHES.replace("$vector", _vector())
-    for name, value in (
-        ("$sessions", scale.sessions),
-        ("$products", scale.products_in_sessions),
-        ("$midnight", midnight),
-        ("$days", scale.days),
-        ("$day_ms", DAY_MS),
-        ("$searches", scale.searches),
-    ):
-        query = query.replace(name, str(value))
+    query = _filled(
+        SEARCHES,
+        {
+            "vector": _vector(),
+            "sessions": scale.sessions,
+            "products": scale.products_in_sessions,
+            "midnight": midnight,
+            "days": scale.days,
+            "day_ms": DAY_MS,
+            "searches": scale.searches,
+        },
+    )
     _connect().execute(f"copy ({query}) to '{path}' (format csv, header)")
 
 

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     dbt_cloud_minutes: int = Field(
         120, ge=1, le=1440, description="A run of that job is cancelled, and fails, after this long."
     )
+    duckdb_memory_limit: str = Field(
+        "4GB", description="Memory that DuckDB may take for a dbt model; what does not fit spills to disk."
+    )
     aws_conn_id: str = Field("aws_default", description="Airflow connection of AWS or of the local emulator.")
     bucket: str = Field("post-modern-stack", description="S3 bucket of snapshots, code, models and reports.")
     prefix: str = Field("shop", description="Key prefix inside the bucket.")

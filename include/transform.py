@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import airflow  # noqa: F401  # Cosmos imports Airflow in a circle unless Airflow came first
 from airflow.sdk import TaskGroup
 from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
-from cosmos.constants import InvocationMode, LoadMode, TestBehavior
+from cosmos.constants import InvocationMode, LoadMode, SourceRenderingBehavior, TestBehavior
 from cosmos.operators.local import DbtDocsLocalOperator
 from cosmos.profiles import DuckDBUserPasswordProfileMapping, SnowflakePrivateKeyPemProfileMapping
 
@@ -37,7 +37,11 @@ def _profile(settings: Settings) -> ProfileConfig:
     if settings.warehouse == "snowflake":
         mapping = SnowflakePrivateKeyPemProfileMapping(settings.warehouse_conn_id, profile_args=arguments)
     else:
-        mapping = DuckDBUserPasswordProfileMapping(settings.warehouse_conn_id, profile_args=arguments)
+        # As in profiles.yml, which says why.
+        duckdb = {"memory_limit": settings.duckdb_memory_limit, "preserve_insertion_order": False}
+        mapping = DuckDBUserPasswordProfileMapping(
+            settings.warehouse_conn_id, profile_args={**arguments, "settings": duckdb}
+        )
     return ProfileConfig(
         profile_name="post_modern_stack", target_name=settings.warehouse, profile_mapping=mapping
     )
@@ -91,6 +95,8 @@ def _dbt_core_group(settings: Settings, check: BaseOperator) -> TaskGroup:
         render_config=RenderConfig(
             load_method=LoadMode.DBT_MANIFEST,
             test_behavior=TestBehavior.BUILD,
+            # One task for the freshness of the newest load.
+            source_rendering_behavior=SourceRenderingBehavior.WITH_TESTS_OR_FRESHNESS,
             emit_datasets=False,
             exclude=["resource_type:exposure"],  # no task; Cosmos would warn of it at every parse
         ),

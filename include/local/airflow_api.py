@@ -87,15 +87,19 @@ class AirflowApi:
         """Returns a run's state."""
         return str(self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Returns Airflow's own rows of the tasks of a run, in the order in which they started."""
+        rows = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 100})
+        return sorted(rows["task_instances"], key=lambda row: row["start_date"] or "9")
+
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
         """Returns the tasks of a run, in the order in which they started."""
-        rows = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 100})
-        ordered = sorted(rows["task_instances"], key=lambda row: row["start_date"] or "9")
-        return [TaskState(row["task_id"], row["state"], row["duration"]) for row in ordered]
+        rows = self.task_instances(dag_id, run_id)
+        return [TaskState(row["task_id"], row["state"], row["duration"]) for row in rows]
 
-    def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """Returns what a task returned, or None where it returned nothing."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+    def result(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """Returns what a task returned, or handed over under a key; None where it did not."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         answer = self._http.get(f"/api/v2{path}", params={"deserialize": "false", "stringify": "false"})
         if answer.status_code == 404:
             return None
