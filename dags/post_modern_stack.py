@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from airflow.providers.standard.operators.python import ShortCircuitOperator
-from airflow.sdk import Param, TaskGroup, chain, dag
+from airflow.sdk import Param, TaskGroup, TriggerRule, chain, dag
 
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
 from include.operators.deploy_model import (
@@ -35,6 +35,7 @@ from include.operators.export_snapshot import ExportSnapshotOperator
 from include.operators.gate_model import GateModelOperator
 from include.operators.train_model import TrainModelOperator
 from include.settings import TENANT_PATTERN, get_settings
+from include.snapshots import SNAPSHOT_ID
 from include.transform import WAREHOUSE_POOL, transform_group
 from include.window import window_of_run
 
@@ -80,6 +81,14 @@ settings = get_settings()
             maximum=100_000_000,
             title="Sessions at most",
             description="Train on the latest N sessions of the window, for a quick try. Empty for all.",
+        ),
+        "reuse_snapshot": Param(
+            None,
+            type=["null", "string"],
+            pattern=f"^{SNAPSHOT_ID}$",
+            title="Reuse snapshot",
+            description="Train on this snapshot of the tenant (snap-…) instead of a new export. Dates and "
+            "sessions at most are ignored then, and transform is skipped.",
         ),
         "architecture": Param(
             "gru",
@@ -132,6 +141,7 @@ def post_modern_stack() -> None:
         start_date="{{ window(params, dag_run).start }}",
         end_date="{{ window(params, dag_run).end }}",
         tenant="{{ params.tenant }}",
+        reuse_snapshot="{{ params.reuse_snapshot }}",
         pool=WAREHOUSE_POOL,
     )
     transform = transform_group(settings)
@@ -143,6 +153,9 @@ def post_modern_stack() -> None:
             end_date="{{ window(params, dag_run).end }}",
             max_sessions="{{ params.max_sessions }}",
             tenant="{{ params.tenant }}",
+            reuse_snapshot="{{ params.reuse_snapshot }}",
+            # Runs after a skipped transform: check_prerequisites skips it where a snapshot is used again.
+            trigger_rule=TriggerRule.NONE_FAILED,
             pool=WAREHOUSE_POOL,
         )
 

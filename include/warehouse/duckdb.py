@@ -27,6 +27,12 @@ from include.warehouse.loading import SourceFile, SourceFiles, read_batches
 from include.warehouse.unload import Selection, UnloadRequest
 
 _PASSED_ON = ("memory_limit", "threads", "temp_directory")
+# DuckDB's own limits give up on a dictionary of some ten thousand long SKUs: the files are then 2.5 times
+# as large and three times as slow to read.
+_PARQUET = (
+    "format parquet, compression zstd, row_group_size 250000, "
+    "dictionary_size_limit 100000, string_dictionary_page_size_limit 16777216"
+)
 
 
 class DuckDBWarehouse(Warehouse):
@@ -122,7 +128,7 @@ class DuckDBWarehouse(Warehouse):
         # Neither the query of a COPY nor its target can be bound; the query has no values, the target
         # was checked by the caller and is quoted.
         [(rows,)] = self._connection.execute(
-            f"copy ({query.sql}) to {self.dialect.literal(uri)} (format parquet, compression zstd)"
+            f"copy ({query.sql}) to {self.dialect.literal(uri)} ({_PARQUET})"
         ).fetchall()
         return [Part(uri, int(rows))]
 

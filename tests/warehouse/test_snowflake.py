@@ -11,7 +11,7 @@ import sqlfluff
 
 from include.contracts import BadInputError, SettingsError
 from include.local.shop import EVENT_HEADER
-from include.warehouse import landing, unload
+from include.warehouse import landing, profile, unload
 from include.warehouse.base import ConnectionInfo, ObjectStorage, Part
 from include.warehouse.dialect import SnowflakeDialect, Statement
 from include.warehouse.loading import find_source, read_batches
@@ -50,7 +50,8 @@ def statements(source: Path) -> dict[str, Statement]:
         landing.stored_report(DIALECT, "etl-1"),
         landing.store_report(DIALECT, LOAD, "folder", "{}"),
         *unload.selection(DIALECT, "shop", REQUEST),
-        *unload.questions(DIALECT, REQUEST).values(),
+        profile.interactions(DIALECT),
+        *unload.questions(DIALECT).values(),
         *(
             copy_into_location(DIALECT, query, "s3://bucket/shop/train/", "shop_integration")
             for query in unload.queries(DIALECT).values()
@@ -68,6 +69,23 @@ def test_every_statement_parses_as_snowflake_and_binds_what_it_names(tmp_path: P
         sqlfluff.parse(sql, dialect="snowflake")
         for key in statement.values:
             assert f"%({key})s" in statement.sql, (name, key)
+
+
+def test_everything_after_the_copies_reads_the_copies_alone() -> None:
+    """READ COMMITTED: a second look at a mart may find other rows."""
+    frozen = unload.selection(DIALECT, "shop", REQUEST)
+    marts = [statement.sql.count("shop.") for statement in frozen]
+    assert marts == [1, 1, 0, 0]
+    assert all(statement.sql.startswith("create or replace temporary table") for statement in frozen)
+    after = [profile.interactions(DIALECT), *unload.questions(DIALECT).values()]
+    assert not [s.sql for s in (*after, *unload.queries(DIALECT).values()) if "shop." in s.sql]
+
+
+def test_unloaded_columns_are_named_in_lower_case() -> None:
+    for query in unload.queries(DIALECT).values():
+        for column in query.sql.removeprefix("select ").split(" from ")[0].split(", "):
+            name, alias = column.split(" as ")
+            assert alias == f'"{name}"'
 
 
 def test_values_never_become_part_of_the_text() -> None:
