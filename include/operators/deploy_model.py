@@ -333,7 +333,7 @@ class SmokeTestOperator(BaseOperator):
                 self._undo(hook, watch, deployed, wrong)
             self.log.info("%s of %s cases are as the gate saw them.", len(cases), len(cases))
             live = deployed.model_copy(update={"smoke_cases": len(cases)})
-            leave_record(context, hook.s3_hook.get_conn(), live)
+            leave_record(context, hook.s3_hook.get_conn(), get_settings(), live)
             return live.to_xcom()
 
     def _cases(self, hook: SageMakerHook, uri: str) -> tuple[SmokeCase, ...]:

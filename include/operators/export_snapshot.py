@@ -87,7 +87,7 @@ class ExportSnapshotOperator(BaseOperator):
             else:
                 uri, manifest = self._export(hook, client, settings)
             snapshot = self._compare(client, manifest, settings, manifest.claim(uri))
-            leave_record(context, client, snapshot)
+            leave_record(context, client, settings, snapshot)
         self.log.info(
             "%s: %s training, %s validation and %s test sessions in %s.",
             snapshot.snapshot_id,

@@ -173,7 +173,8 @@ class GateModelOperator(BaseOperator):
         trained = read_claim(TrainedModel, self.trained_model)
         with aws_faults(f"Gate of {trained.job_name}"):
             verdict = self._judge(trained)
-            leave_record(context, S3Hook(aws_conn_id=get_settings().aws_conn_id).get_conn(), verdict)
+            settings = get_settings()
+            leave_record(context, S3Hook(settings.aws_conn_id).get_conn(), settings, verdict)
         self.log.info(
             "Gate of %s, rules version %d:\n%s", verdict.job_name, verdict.rules_version, as_table(verdict)
         )

@@ -72,8 +72,9 @@ class TrainModelOperator(SageMakerTrainingOperator):
     def execute(self, context: Context) -> dict[str, object]:
         """Starts the job or finds it, follows it to its end, and returns `TrainedModel` for XCom."""
         with aws_faults("Training"):
-            trained = self._train(get_settings())
-            leave_record(context, self.hook.s3_hook.get_conn(), trained)
+            settings = get_settings()
+            trained = self._train(settings)
+            leave_record(context, self.hook.s3_hook.get_conn(), settings, trained)
             return trained.to_xcom()
 
     def on_kill(self) -> None:
