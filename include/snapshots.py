@@ -25,7 +25,8 @@ _SNAPSHOT_URI = re.compile(
     r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9_][A-Za-z0-9._=-]*/)*snap-[0-9a-f]{16}/)"
 )
 _READ_BYTES = 1 << 20
-_TAKEN = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_TAKEN = {"412", "PreconditionFailed"}
+_CONFLICT = {"409", "ConditionalRequestConflict"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 SNAPSHOT_ID = r"snap-[0-9a-f]{16}"
 _READERS = 8  # manifests read at a time
@@ -254,6 +255,9 @@ def publish(client: Any, uri: str, manifest: Manifest) -> Manifest:
 
     Returns:
         The manifest that stands: this one, or that of the other export.
+
+    Raises:
+        OSError: Another export writes its manifest at this very moment; a retry finds it.
     """
     bucket, prefix = _split(uri)
     request = {
@@ -265,7 +269,10 @@ def publish(client: Any, uri: str, manifest: Manifest) -> Manifest:
     try:
         client.put_object(**request, IfNoneMatch="*")
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") not in _TAKEN:
+        code = error.response.get("Error", {}).get("Code")
+        if code in _CONFLICT:
+            raise OSError(f"Another export is writing the manifest of {uri} at this moment.") from error
+        if code not in _TAKEN:
             raise
         first = read_manifest(client, uri)
         if first is not None and not faults_of(client, uri, first, deep=True):

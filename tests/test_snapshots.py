@@ -7,6 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from include import snapshots
@@ -143,6 +144,22 @@ def test_of_two_exports_at_once_the_first_manifest_stands(s3: Any) -> None:
     second = first.model_copy(update={"files": first.files[:1]})
     assert snapshots.publish(s3, URI, second) == first
     assert snapshots.read_manifest(s3, URI) == first
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("ConditionalRequestConflict", OSError), ("AccessDenied", ClientError)]
+)
+def test_a_manifest_that_s3_does_not_take_is_not_taken_for_anothers(
+    s3: Any, monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception]
+) -> None:
+    manifest = write(s3, finish=False)
+
+    def refused(**_: object) -> None:
+        raise ClientError({"Error": {"Code": code}}, "PutObject")
+
+    monkeypatch.setattr(s3, "put_object", refused)
+    with pytest.raises(kind):
+        snapshots.publish(s3, URI, manifest)
 
 
 @pytest.mark.parametrize("body", [None, b"catalog/part-00000.parqueT"], ids=["file gone", "other bytes"])

@@ -173,24 +173,28 @@ where tenant = {var["tenant"]}
 
 
 def _frame(request: UnloadRequest) -> str:
-    """One row: where validation and test begin, and the first session of the sample."""
-    sample = ""
-    if request.max_sessions is not None:
-        sample = f"\n    order by started_at desc, session_id desc\n    limit {int(request.max_sessions)}"
-    return f"""with candidates as (
+    """One row: where validation and test begin and, of a sample, its first session."""
+    boundaries = (
+        f"percentile_disc({VALIDATION_FROM}) within group (order by started_at) as validation_start,\n"
+        f"    percentile_disc({TEST_FROM}) within group (order by started_at) as test_start"
+    )
+    if request.max_sessions is None:
+        return f"select\n    {boundaries}\nfrom {_WINDOW}\nwhere left_out is null"
+    return f"""with sampled as (
     select started_at, session_id
     from {_WINDOW}
-    where left_out is null{sample}
+    where left_out is null
+    order by started_at desc, session_id desc
+    limit {int(request.max_sessions)}
 ),
 boundaries as (
     select
-        percentile_disc({VALIDATION_FROM}) within group (order by started_at) as validation_start,
-        percentile_disc({TEST_FROM}) within group (order by started_at) as test_start
-    from candidates
+    {boundaries}
+    from sampled
 ),
 oldest as (
     select started_at as sample_start, session_id as sample_first
-    from candidates
+    from sampled
     order by started_at, session_id
     limit 1
 )

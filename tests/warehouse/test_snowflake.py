@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def statements(source: Path) -> dict[str, Statement]:
         landing.stored_report(DIALECT, "etl-1"),
         landing.store_report(DIALECT, LOAD, "folder", "{}"),
         *unload.selection(DIALECT, "shop", REQUEST),
+        *unload.selection(DIALECT, "shop", replace(REQUEST, max_sessions=None)),
         profile.interactions(DIALECT),
         *unload.questions(DIALECT).values(),
         *(
