@@ -21,7 +21,6 @@ from airflow.sdk import Asset, Param, dag
 
 from include.operators.load_events import LoadEventsOperator
 from include.settings import TENANT_PATTERN, get_settings
-from include.transform import WAREHOUSE_POOL
 
 RAW_EVENTS = Asset("raw_shopping_events")
 
@@ -72,7 +71,7 @@ def load_shopping_events() -> None:
         max_sessions="{{ params.max_sessions }}",
         max_reject_share=settings.max_reject_share,
         outlets=[RAW_EVENTS],
-        pool=WAREHOUSE_POOL,
+        pool=settings.warehouse_pool,
     )
 
 

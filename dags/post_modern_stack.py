@@ -4,7 +4,8 @@
 snapshot goes to S3, a Keras model is trained as a SageMaker job, a RecList suite decides whether it may be
 deployed, and the endpoint is updated and asked to prove it.
 
-**Needs.** Raw events (`load_shopping_events`), the warehouse and AWS connections, the pool `warehouse`.
+**Needs.** Raw events (`load_shopping_events`), the warehouse and AWS connections, with DuckDB the pool
+`warehouse`, with `PMS_DBT_RUNNER=cloud` the dbt Cloud connection and a job.
 
 **Cost.** One training job (a GPU instance for minutes, at most *Training minutes*), one always-on endpoint
 instance, one warehouse for the dbt run. A retry attaches to the running job; it never starts a second one.
@@ -36,7 +37,7 @@ from include.operators.gate_model import GateModelOperator
 from include.operators.train_model import TrainModelOperator
 from include.settings import TENANT_PATTERN, get_settings
 from include.snapshots import SNAPSHOT_ID
-from include.transform import WAREHOUSE_POOL, transform_group
+from include.transform import transform_group
 from include.window import window_of_run
 
 settings = get_settings()
@@ -142,9 +143,9 @@ def post_modern_stack() -> None:
         end_date="{{ window(params, dag_run).end }}",
         tenant="{{ params.tenant }}",
         reuse_snapshot="{{ params.reuse_snapshot }}",
-        pool=WAREHOUSE_POOL,
+        pool=settings.warehouse_pool,
     )
-    transform = transform_group(settings)
+    transform = transform_group(settings, check)
 
     with TaskGroup("export") as export:
         snapshot = ExportSnapshotOperator(
@@ -156,7 +157,7 @@ def post_modern_stack() -> None:
             reuse_snapshot="{{ params.reuse_snapshot }}",
             # Runs after a skipped transform: check_prerequisites skips it where a snapshot is used again.
             trigger_rule=TriggerRule.NONE_FAILED,
-            pool=WAREHOUSE_POOL,
+            pool=settings.warehouse_pool,
         )
 
     with TaskGroup("train") as train:

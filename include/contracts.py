@@ -57,6 +57,20 @@ class LoadReport(Contract):
     already_loaded: bool = False
 
 
+class DbtArtifacts(Contract):
+    """Where one attempt of a dbt task left its files; None for a file that it does not write.
+
+    Attributes:
+        manifest_uri: The project as dbt saw it.
+        run_results_uri: What became of each model and test.
+        docs_uri: dbt's documentation as one page.
+    """
+
+    manifest_uri: str | None = None
+    run_results_uri: str | None = None
+    docs_uri: str | None = None
+
+
 class Snapshot(Contract):
     """Claim check of an immutable data set on S3.
 

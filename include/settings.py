@@ -25,6 +25,16 @@ class Settings(BaseSettings):
     )
     warehouse_conn_id: str = Field("warehouse_default", description="Airflow connection of the warehouse.")
     warehouse_schema: str = Field("shop", description="Schema of the dbt models (raw tables live in `raw`).")
+    dbt_runner: Literal["core", "cloud"] = Field(
+        "core", description="Who runs dbt: tasks of ours, one per model, or a job of dbt Cloud."
+    )
+    dbt_cloud_conn_id: str = Field("dbt_cloud_default", description="Airflow connection of dbt Cloud.")
+    dbt_cloud_job_id: int | None = Field(
+        None, ge=1, description="Job of dbt Cloud that builds and tests the project; needed with `cloud`."
+    )
+    dbt_cloud_minutes: int = Field(
+        120, ge=1, le=1440, description="A run of that job is cancelled, and fails, after this long."
+    )
     aws_conn_id: str = Field("aws_default", description="Airflow connection of AWS or of the local emulator.")
     bucket: str = Field("post-modern-stack", description="S3 bucket of snapshots, code, models and reports.")
     prefix: str = Field("shop", description="Key prefix inside the bucket.")
@@ -55,6 +65,14 @@ class Settings(BaseSettings):
         description="Interpreter of the ML environment (RecList, TensorFlow, the SageMaker SDK).",
     )
 
+    @property
+    def warehouse_pool(self) -> str:
+        """Airflow pool of every task that opens the warehouse.
+
+        DuckDB lets one process in at a time, hence a pool with one slot; Snowflake needs no queue of ours.
+        """
+        return "warehouse" if self.warehouse == "duckdb" else "default_pool"
+
     @field_validator("tenant")
     @classmethod
     def _tenant_survives_templates(cls, value: str) -> str:
@@ -62,9 +80,9 @@ class Settings(BaseSettings):
             raise ValueError("a tenant is a letter, then up to 63 letters, digits, '_', '.' or '-'")
         return value
 
-    @field_validator("schedule", mode="before")
+    @field_validator("schedule", "dbt_cloud_job_id", mode="before")
     @classmethod
-    def _empty_schedule_is_none(cls, value: object) -> object:
+    def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
 
 

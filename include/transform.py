@@ -1,23 +1,30 @@
-"""The transform step: one Airflow task per dbt model, rendered by Cosmos."""
+"""The transform step: one Airflow task per dbt model, rendered by Cosmos, or one job of dbt Cloud."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import airflow  # noqa: F401  # Cosmos imports Airflow in a circle unless Airflow came first
+from airflow.sdk import TaskGroup
 from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import InvocationMode, LoadMode, TestBehavior
+from cosmos.operators.local import DbtDocsLocalOperator
 from cosmos.profiles import DuckDBUserPasswordProfileMapping, SnowflakePrivateKeyPemProfileMapping
 
+from include.contracts import SettingsError
+from include.operators.keep_dbt_artifacts import keep_docs, keep_run_results
 from include.settings import PROJECT_ROOT
 
 if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
     from cosmos.profiles.base import BaseProfileMapping
 
     from include.settings import Settings
 
 DBT_PROJECT = PROJECT_ROOT / "include" / "dbt"
-WAREHOUSE_POOL = "warehouse"
+MANIFEST = DBT_PROJECT / "target" / "manifest.json"
+GROUP = "transform"
 
 
 def _profile(settings: Settings) -> ProfileConfig:
@@ -36,29 +43,73 @@ def _profile(settings: Settings) -> ProfileConfig:
     )
 
 
-def transform_group(settings: Settings) -> DbtTaskGroup:
+def transform_group(settings: Settings, check: BaseOperator) -> TaskGroup:
     """Returns the task group that builds and tests every dbt model.
 
-    The graph comes from the manifest that `make` (or the image build) prepared, so that parsing the
-    DAG runs no dbt. Each task is `dbt build` of one model: its unit tests, the model, its data tests.
-
     Args:
-        settings: Chooses profile and schema.
+        settings: Chooses runner, profile and schema.
+        check: The task without whose success nothing of this may run.
+
+    Raises:
+        SettingsError: The manifest has not been built.
     """
-    return DbtTaskGroup(
-        group_id="transform",
+    return _dbt_cloud_group(settings) if settings.dbt_runner == "cloud" else _dbt_core_group(settings, check)
+
+
+def _dbt_cloud_group(settings: Settings) -> TaskGroup:
+    # Here, so that only who uses dbt Cloud pays for its import at every parse.
+    from include.operators.run_dbt_cloud_job import RunDbtCloudJobOperator
+
+    with TaskGroup(GROUP) as group:
+        RunDbtCloudJobOperator(
+            task_id="run_dbt_cloud_job",
+            dbt_cloud_conn_id=settings.dbt_cloud_conn_id,
+            job_id=settings.dbt_cloud_job_id,
+            check_interval=settings.poll_seconds,
+            execution_timeout=timedelta(minutes=settings.dbt_cloud_minutes),
+        )
+    return group
+
+
+def _dbt_core_group(settings: Settings, check: BaseOperator) -> TaskGroup:
+    """Draws the graph from the manifest that `make` (or the image build) prepared, without running dbt.
+
+    Each task is `dbt build` of one model: its unit tests, the model, its data tests.
+    """
+    if not MANIFEST.exists():
+        raise SettingsError(f"There is no dbt manifest at {MANIFEST}: run make setup.")
+    profile = _profile(settings)
+    arguments: dict[str, Any] = {"pool": settings.warehouse_pool, "install_deps": False}
+    group = DbtTaskGroup(
+        group_id=GROUP,
         project_config=ProjectConfig(
-            dbt_project_path=DBT_PROJECT,
-            manifest_path=DBT_PROJECT / "target" / "manifest.json",
-            install_dbt_deps=False,
+            dbt_project_path=DBT_PROJECT, manifest_path=MANIFEST, install_dbt_deps=False
         ),
-        profile_config=_profile(settings),
+        profile_config=profile,
         # In-process dbt starts in 2 s, a subprocess in 15 s.
         execution_config=ExecutionConfig(invocation_mode=InvocationMode.DBT_RUNNER),
         render_config=RenderConfig(
-            load_method=LoadMode.DBT_MANIFEST, test_behavior=TestBehavior.BUILD, emit_datasets=False
+            load_method=LoadMode.DBT_MANIFEST,
+            test_behavior=TestBehavior.BUILD,
+            emit_datasets=False,
+            exclude=["resource_type:exposure"],  # no task; Cosmos would warn of it at every parse
         ),
-        # One slot: DuckDB lets a single process in; on Snowflake the pool is as wide as you like.
-        operator_args={"pool": WAREHOUSE_POOL, "install_deps": False},
+        operator_args={**arguments, "callback": keep_run_results},
         default_args={"retries": 2},
     )
+    models = list(group.get_leaves())
+    with group:
+        docs = DbtDocsLocalOperator(
+            task_id="generate_docs",
+            project_dir=str(DBT_PROJECT),
+            profile_config=profile,
+            invocation_mode=InvocationMode.DBT_RUNNER,
+            emit_datasets=False,
+            callback=keep_docs,
+            **arguments,
+        )
+    # Documentation is for people, so the pipeline neither waits for it nor fails with it. That is what
+    # Airflow calls a teardown: no leaf of its group, and without a say in the run's state. The check is
+    # its setup, so that there is none where the check failed or skipped the run.
+    models >> docs.as_teardown(setups=check, on_failure_fail_dagrun=False)
+    return group

@@ -31,9 +31,9 @@ from include.window import Window, resolve_window
 class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
     """Fails within seconds, with one list of all that is missing, instead of after an hour with the first.
 
-    The dates, the warehouse and its raw log for this window, AWS credentials, the bucket (created where
-    it is missing), the instance types, and the ML environment. A run that uses an earlier snapshot needs
-    that snapshot instead of the warehouse, and its transform step is skipped.
+    The dates, the warehouse and its raw log for this window, dbt Cloud where it is chosen, AWS credentials,
+    the bucket (created where it is missing), the instance types, and the ML environment. A run that uses an
+    earlier snapshot needs that snapshot instead of warehouse and dbt, and its transform step is skipped.
 
     Args:
         start_date: First day of the window, ISO.
@@ -75,7 +75,6 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
                 earlier snapshot is used: the transform step is not needed.
         """
         settings = get_settings()
-        tenant = self.tenant or settings.tenant
         empty: list[str] = []
         problems: list[str] = []
         passing: list[str] = []
@@ -84,11 +83,8 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
             window = resolve_window(self.window_start, self.window_end, datetime.now(UTC), 1)
         except SettingsError as error:
             problems.append(str(error))
-        reused = self.reuse_snapshot
         checks: tuple[Callable[[], None], ...] = (
-            (lambda: _check_snapshot(settings, tenant, reused))
-            if reused
-            else (lambda: empty.extend(_check_warehouse(settings, tenant, window))),
+            *self._data_checks(settings, window, empty),
             lambda: _check_aws(settings),
             lambda: _check_ml_environment(settings),
         )
@@ -105,12 +101,24 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
             # An empty day is no fault: the run ends green, and what is deployed stays.
             self.log.warning("%s", " ".join(empty))
             self.skip(context["ti"], self.get_flat_relatives(upstream=False))
-        if reused:
-            self.log.info("%s is there and is used again: the transform step is skipped.", reused)
+        if self.reuse_snapshot:
+            self.log.info("%s is there: the transform step is skipped.", self.reuse_snapshot)
             self.skip(context["ti"], self._transform_tasks())
         assert window is not None
         self.log.info("Everything is there for %s to %s.", window.start, window.end)
         return {"start_date": window.start, "end_date": window.end}
+
+    def _data_checks(
+        self, settings: Settings, window: Window | None, empty: list[str]
+    ) -> tuple[Callable[[], None], ...]:
+        """Where the run's data come from: the warehouse by way of dbt, or an earlier snapshot."""
+        tenant = self.tenant or settings.tenant
+        if reused := self.reuse_snapshot:
+            return (lambda: _check_snapshot(settings, tenant, reused),)
+        return (
+            lambda: empty.extend(_check_warehouse(settings, tenant, window)),
+            lambda: _check_dbt_cloud(settings),
+        )
 
     def _transform_tasks(self) -> list[Any]:
         """The group's tasks, all of them: some may run after skipped ones."""
@@ -201,6 +209,31 @@ def _check_snapshot(settings: Settings, tenant: str, name: str) -> None:
     client = AwsBaseHook(aws_conn_id=settings.aws_conn_id, client_type="s3").get_conn()
     uri = snapshots.snapshot_uri(settings.bucket, settings.prefix, name)
     snapshots.open_snapshot(client, uri, tenant, deep=False)
+
+
+def _check_dbt_cloud(settings: Settings) -> None:
+    """Makes sure that the transform has a job to run, where dbt Cloud is chosen.
+
+    Raises:
+        SettingsError: Connection, account, token or job are missing; the message lists all of it.
+    """
+    if settings.dbt_runner != "cloud":
+        return
+    missing = [] if settings.dbt_cloud_job_id else ["the number of a job in PMS_DBT_CLOUD_JOB_ID"]
+    try:
+        connection = _connection(settings.dbt_cloud_conn_id, "PMS_DBT_CLOUD_CONN_ID")
+    except SettingsError as error:
+        missing.append(str(error))
+    else:
+        about = f"connection {settings.dbt_cloud_conn_id!r}"
+        if connection.conn_type != "dbt_cloud":
+            missing.append(f"the type dbt_cloud, not {connection.conn_type!r}, of {about}")
+        if not str(connection.login or "").isdigit():
+            missing.append(f"the account's number as login of {about}")
+        if not connection.password:
+            missing.append(f"an API token as password of {about}")
+    if missing:
+        raise SettingsError(f"PMS_DBT_RUNNER is 'cloud', which needs: {'; '.join(missing)}.")
 
 
 def _check_aws(settings: Settings) -> None:

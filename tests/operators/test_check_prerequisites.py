@@ -197,6 +197,49 @@ def test_each_missing_thing_is_named(
         check()
 
 
+DBT_CLOUD = {"conn_type": "dbt_cloud", "login": "11", "password": "dbtc_not-to-be-seen"}
+
+
+@pytest.mark.parametrize(
+    ("connection", "job", "messages"),
+    [
+        (None, None, ["no connection 'dbt_cloud_default'", "PMS_DBT_CLOUD_JOB_ID"]),
+        (DBT_CLOUD, None, ["PMS_DBT_CLOUD_JOB_ID"]),
+        (DBT_CLOUD | {"login": "my-account"}, "22", ["account's number"]),
+        (DBT_CLOUD | {"password": None}, "22", ["API token"]),
+        (DBT_CLOUD | {"conn_type": "http"}, "22", ["'http'"]),
+    ],
+    ids=["nothing", "no job", "account by name", "no token", "other type"],
+)
+def test_what_dbt_cloud_lacks_is_listed(
+    set_up: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    connection: dict[str, Any] | None,
+    job: str | None,
+    messages: list[str],
+) -> None:
+    monkeypatch.setenv("PMS_DBT_RUNNER", "cloud")
+    if connection:
+        monkeypatch.setenv("AIRFLOW_CONN_DBT_CLOUD_DEFAULT", json.dumps(connection))
+    monkeypatch.setenv("PMS_DBT_CLOUD_JOB_ID", job or "")
+    get_settings.cache_clear()
+    with pytest.raises(AirflowFailException, match="PMS_DBT_RUNNER") as failure:
+        check()
+    for message in messages:
+        assert message in str(failure.value)
+    assert DBT_CLOUD["password"] not in str(failure.value)
+
+
+def test_dbt_cloud_with_connection_and_job_lacks_nothing(
+    set_up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMS_DBT_RUNNER", "cloud")
+    monkeypatch.setenv("AIRFLOW_CONN_DBT_CLOUD_DEFAULT", json.dumps(DBT_CLOUD))
+    monkeypatch.setenv("PMS_DBT_CLOUD_JOB_ID", "22")
+    get_settings.cache_clear()
+    check()
+
+
 def test_all_that_is_missing_is_named_at_once(set_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up.unlink()
     monkeypatch.setenv("PMS_ML_PYTHON", "/nowhere/python")
