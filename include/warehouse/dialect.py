@@ -63,6 +63,9 @@ class Dialect(Protocol):
     def exploded(self, table: str, array: str, other: str) -> str:
         """Returns a query of `split`, `value` and `other`: a row per position of two arrays of one length."""
 
+    def unloaded(self, array: str) -> str:
+        """Returns an array as it goes into a parquet file: as a list, or as its JSON text."""
+
     def variable(self, name: str) -> str:
         """Returns what stands for a value in a query that is given to `freeze`."""
 
@@ -142,6 +145,10 @@ class DuckDBDialect:
         """Two `unnest` in one select go side by side."""
         return f"select split, unnest({array}) as value, unnest({other}) as other from {table}"
 
+    def unloaded(self, array: str) -> str:
+        """A list."""
+        return array
+
     def variable(self, name: str) -> str:
         """A session variable: a view cannot hold bound values."""
         return f"getvariable('{name}')"
@@ -219,6 +226,10 @@ class SnowflakeDialect:
             f"select t.split, f.value::varchar as value, t.{other}[f.index]::varchar as other "
             f"from {table} as t, lateral flatten(input => t.{array}) as f"
         )
+
+    def unloaded(self, array: str) -> str:
+        """JSON text: an array would become a list of the JSON texts of its elements, quotes and all."""
+        return f"to_json({array})"
 
     def variable(self, name: str) -> str:
         """A bound value."""

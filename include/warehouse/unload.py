@@ -247,21 +247,25 @@ def questions(dialect: Dialect) -> dict[str, Statement]:
 def queries(dialect: Dialect) -> dict[str, Statement]:
     """Returns, per folder of the snapshot, the query of its rows in a stable order.
 
-    Names are quoted, or Snowflake would write them in capitals into the files.
+    Columns are named in quotes: a file's columns are in lower case, whatever a vendor makes of bare names.
     """
-    columns = ", ".join(
-        f'{name} as "{name}"'
-        for name in ("session_id", "started_at", "ended_at", "skus", "actions", "event_times")
-    )
+    arrays = {name: dialect.unloaded(name) for name in ("skus", "actions", "event_times")}
+    columns = _named({name: name for name in ("session_id", "started_at", "ended_at")} | arrays)
     result = {
         split: Statement(
             f"select {columns} from {SESSIONS} where split = '{split}' order by started_at, session_id"
         )
         for split in SPLITS
     }
-    columns = ", ".join(f'{name} as "{name}"' for name in ("product_sku", "category", "price_bucket"))
-    result["catalog"] = Statement(f"select {columns} from {CATALOG} order by product_sku")
+    result["catalog"] = Statement(
+        f"select {_named({name: name for name in ('product_sku', 'category', 'price_bucket')})} "
+        f"from {CATALOG} order by product_sku"
+    )
     return result
+
+
+def _named(columns: Mapping[str, str]) -> str:
+    return ", ".join(f'{expression} as "{name}"' for name, expression in columns.items())
 
 
 def sql_sha256(dialect: Dialect, schema: str) -> str:

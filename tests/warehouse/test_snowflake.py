@@ -87,7 +87,7 @@ def test_unloaded_columns_are_named_in_lower_case() -> None:
     for query in unload.queries(DIALECT).values():
         for column in query.sql.removeprefix("select ").split(" from ")[0].split(", "):
             name, alias = column.split(" as ")
-            assert alias == f'"{name}"'
+            assert alias == f'"{name.removeprefix("to_json(").removesuffix(")")}"'
 
 
 def test_values_never_become_part_of_the_text() -> None:
