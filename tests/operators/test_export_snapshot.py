@@ -309,6 +309,17 @@ def test_what_no_retry_can_mend_fails_at_once(
     assert "Contents" not in s3.list_objects_v2(Bucket=settings.bucket)
 
 
+def test_a_shop_without_a_catalogue_is_exported_all_the_same(s3: Any, shop: Path, server: str) -> None:
+    with open_file(shop) as warehouse:
+        warehouse.execute(Statement("delete from shop.products"))
+    snapshot = export()
+    assert snapshot.products == 0
+    options = {"region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    opened = Client(endpoint_url=server, **options).snapshot(snapshot.snapshot_id)
+    assert opened.catalog.to_arrow().num_rows == 0
+    assert opened.profile["catalogue"]["interactions_with_category"] == 0
+
+
 def test_a_warehouse_without_marts_says_what_to_run(s3: Any, shop: Path) -> None:
     with open_file(shop) as warehouse:
         warehouse.execute(Statement("drop table shop.sessions cascade"))
