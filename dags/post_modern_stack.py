@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 from airflow.providers.standard.operators.python import ShortCircuitOperator
-from airflow.sdk import Param, TaskGroup, chain, dag
+from airflow.sdk import TaskGroup, TriggerRule, chain, dag
 
 from include.assets import RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES, schedule_of
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
@@ -36,7 +36,8 @@ from include.operators.deploy_model import (
 from include.operators.export_snapshot import ExportSnapshotOperator
 from include.operators.gate_model import GateModelOperator
 from include.operators.train_model import TrainModelOperator
-from include.settings import TENANT_PATTERN, get_settings
+from include.run_params import run_params
+from include.settings import get_settings
 from include.transform import transform_group
 from include.window import tenant_of_run, window_of_run
 
@@ -56,90 +57,20 @@ settings = get_settings()
         "window": partial(window_of_run, window_days=settings.window_days),
         "tenant": tenant_of_run,
     },
-    params={
-        "start_date": Param(
-            None,
-            type=["null", "string"],
-            format="date",
-            title="First day",
-            description=f"First event date (UTC). Empty: {settings.window_days} days before the last.",
-        ),
-        "end_date": Param(
-            None,
-            type=["null", "string"],
-            format="date",
-            title="Day after the last",
-            description="Events before this day (UTC) are used. Empty: the end of the run's data interval, "
-            "or of the load that triggered it.",
-        ),
-        "tenant": Param(
-            settings.tenant,
-            type="string",
-            pattern=TENANT_PATTERN,
-            title="Tenant",
-            description="Key of the shop to learn from and recommend to. A run that a load triggered "
-            "takes the load's.",
-        ),
-        "max_sessions": Param(
-            None,
-            type=["null", "integer"],
-            minimum=100,
-            maximum=100_000_000,
-            title="Sessions at most",
-            description="Train on the latest N sessions of the window, for a quick try. Empty for all.",
-        ),
-        "architecture": Param(
-            "gru",
-            enum=["gru", "attention"],
-            title="Architecture",
-            description="gru: recurrent, quick to train on a CPU. attention: SASRec-like.",
-        ),
-        "epochs": Param(
-            10,
-            type="integer",
-            minimum=1,
-            maximum=200,
-            title="Epochs at most",
-            description="Training stops earlier once validation MRR@20 no longer rises.",
-        ),
-        "training_instance_type": Param(
-            settings.training_instance_type,
-            type="string",
-            pattern=r"^ml\.(m5|m6i|m7i|c5|c6i|c7i|g4dn|g5|g6|p3)\.(x?large|[248]xlarge|12xlarge)$",
-            title="Training instance",
-            description="SageMaker instance of the training job; the largest types are refused on purpose.",
-        ),
-        "training_minutes": Param(
-            60,
-            type="integer",
-            minimum=1,
-            maximum=1440,
-            title="Training minutes at most",
-            description="The job is stopped, and billing ends, after this long.",
-        ),
-        "deploy": Param(
-            True,
-            type="boolean",
-            title="Deploy",
-            description="Off: stop after the gate's verdict and leave the endpoint alone.",
-        ),
-        "override_reason": Param(
-            None,
-            type=["null", "string"],
-            maxLength=500,
-            title="Override the gate, because",
-            description="Deploys a rejected model. The reason is kept in the verdict and on the card.",
-        ),
-    },
+    params=run_params(settings),
 )
 def post_modern_stack() -> None:
     """Wires the five verbs of the pipeline: transform, export, train, gate, deploy."""
+    chosen = {
+        "start_date": "{{ window(params, dag_run, triggering_asset_events).start }}",
+        "end_date": "{{ window(params, dag_run, triggering_asset_events).end }}",
+        "tenant": "{{ tenant(params, triggering_asset_events) }}",
+        "reuse_snapshot": "{{ params.reuse_snapshot }}",
+    }
     check = CheckPrerequisitesOperator(
         task_id="check_prerequisites",
         inlets=[RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES],
-        start_date="{{ window(params, dag_run, triggering_asset_events).start }}",
-        end_date="{{ window(params, dag_run, triggering_asset_events).end }}",
-        tenant="{{ tenant(params, triggering_asset_events) }}",
+        **chosen,
         pool=settings.warehouse_pool,
     )
     transform = transform_group(settings, check)
@@ -147,10 +78,10 @@ def post_modern_stack() -> None:
     with TaskGroup("export") as export:
         snapshot = ExportSnapshotOperator(
             task_id="export_snapshot",
-            start_date="{{ window(params, dag_run, triggering_asset_events).start }}",
-            end_date="{{ window(params, dag_run, triggering_asset_events).end }}",
+            **chosen,
             max_sessions="{{ params.max_sessions }}",
-            tenant="{{ tenant(params, triggering_asset_events) }}",
+            # Runs after a skipped transform: check_prerequisites skips it where a snapshot is used again.
+            trigger_rule=TriggerRule.NONE_FAILED,
             pool=settings.warehouse_pool,
         )
 

@@ -1,6 +1,7 @@
 """Snapshots on S3: their names, their manifest, and whether they are whole.
 
-A folder without a manifest does not exist: the manifest is written last.
+A folder without a manifest does not exist: the manifest is written last. Two exports of the same content
+may run at once: the first manifest stands, and the second export uses it.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 from pydantic import Field, ValidationError
 
-from include.contracts import Contract, SettingsError, Snapshot
+from include.contracts import BadInputError, Contract, SettingsError, Snapshot
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -23,7 +25,11 @@ _SNAPSHOT_URI = re.compile(
     r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9_][A-Za-z0-9._=-]*/)*snap-[0-9a-f]{16}/)"
 )
 _READ_BYTES = 1 << 20
+_TAKEN = {"412", "PreconditionFailed"}
+_CONFLICT = {"409", "ConditionalRequestConflict"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
+SNAPSHOT_ID = r"snap-[0-9a-f]{16}"
+_READERS = 8  # manifests read at a time
 _DBT_SOURCES = ("*.sql", "*.yml")
 _DBT_FOLDERS = ("models", "macros")
 
@@ -173,14 +179,25 @@ def problems(client: Any, uri: str, manifest: Manifest, *, deep: bool = False) -
     Returns:
         One sentence for each missing, changed or stray file; empty for a whole snapshot.
     """
-    found = {path: size for path, size in list_files(client, uri).items() if path != MANIFEST}
-    wanted = {file.path: file for file in manifest.files}
-    result = [f"{path} is missing" for path in sorted(wanted.keys() - found.keys())]
-    result += [f"{path} does not belong here" for path in sorted(found.keys() - wanted.keys())]
-    for path in sorted(wanted.keys() & found.keys()):
-        file = wanted[path]
-        if found[path] != file.bytes or (deep and _sha256(client, uri, path) != file.sha256):
-            result.append(f"{path} has changed")
+    wanted = {file.path for file in manifest.files}
+    strays = list_files(client, uri).keys() - {*wanted, MANIFEST}
+    result = faults_of(client, uri, manifest, deep=deep)
+    return result + [f"{path} does not belong here" for path in sorted(strays)]
+
+
+def faults_of(client: Any, uri: str, manifest: Manifest, *, deep: bool = False) -> list[str]:
+    """Compares the files that the manifest lists with what lies there.
+
+    Returns:
+        One sentence for each missing or changed file.
+    """
+    found = list_files(client, uri)
+    result = []
+    for file in sorted(manifest.files, key=lambda file: file.path):
+        if file.path not in found:
+            result.append(f"{file.path} is missing")
+        elif found[file.path] != file.bytes or (deep and _sha256(client, uri, file.path) != file.sha256):
+            result.append(f"{file.path} has changed")
     return result
 
 
@@ -195,17 +212,22 @@ def list_files(client: Any, uri: str) -> dict[str, int]:
     }
 
 
-def remove_leftovers(client: Any, uri: str) -> int:
-    """Empties the folder of a snapshot that was never finished, its manifest first.
+def remove_strays(client: Any, uri: str, wanted: Collection[str]) -> int:
+    """Removes what other exports of the same content, killed or overtaken, left in a snapshot's folder.
+
+    Args:
+        client: boto3 S3 client.
+        uri: Folder of the snapshot.
+        wanted: Relative paths that stay, besides the manifest.
 
     Returns:
         Number of objects removed.
     """
     bucket, prefix = _split(uri)
-    names = sorted(list_files(client, uri), key=lambda name: (name != MANIFEST, name))
-    for name in names:
+    strays = list_files(client, uri).keys() - {*wanted, MANIFEST}
+    for name in sorted(strays):
         client.delete_object(Bucket=bucket, Key=prefix + name)
-    return len(names)
+    return len(strays)
 
 
 def describe_files(client: Any, uri: str, rows: Mapping[str, int]) -> tuple[ManifestFile, ...]:
@@ -217,24 +239,101 @@ def describe_files(client: Any, uri: str, rows: Mapping[str, int]) -> tuple[Mani
         rows: Relative path to number of rows of every file that was written.
 
     Raises:
-        OSError: What lies in the folder is not what was written; a retry writes it anew.
+        OSError: A file that was written is gone; a retry writes it anew.
     """
     sizes = list_files(client, uri)
-    if sizes.keys() != rows.keys():
-        strange = sorted(sizes.keys() ^ rows.keys())
-        raise OSError(f"{uri} does not hold what was written: look at {', '.join(strange[:5])}.")
+    if gone := sorted(rows.keys() - sizes.keys()):
+        raise OSError(f"{uri} does not hold what was written: look at {', '.join(gone[:5])}.")
     return tuple(
-        ManifestFile(path=path, rows=rows[path], bytes=size, sha256=_sha256(client, uri, path))
-        for path, size in sorted(sizes.items())
+        ManifestFile(path=path, rows=rows[path], bytes=sizes[path], sha256=_sha256(client, uri, path))
+        for path in sorted(rows)
     )
 
 
-def write_manifest(client: Any, uri: str, manifest: Manifest) -> None:
-    """Writes the manifest, after which the snapshot exists."""
+def publish(client: Any, uri: str, manifest: Manifest) -> Manifest:
+    """Writes the manifest, after which the snapshot exists, unless another export was first.
+
+    Returns:
+        The manifest that stands: this one, or that of the other export.
+
+    Raises:
+        OSError: Another export writes its manifest at this very moment; a retry finds it.
+    """
     bucket, prefix = _split(uri)
-    client.put_object(
-        Bucket=bucket, Key=prefix + MANIFEST, Body=manifest.to_bytes(), ContentType="application/json"
-    )
+    request = {
+        "Bucket": bucket,
+        "Key": prefix + MANIFEST,
+        "Body": manifest.to_bytes(),
+        "ContentType": "application/json",
+    }
+    try:
+        client.put_object(**request, IfNoneMatch="*")
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code")
+        if code in _CONFLICT:
+            raise OSError(f"Another export is writing the manifest of {uri} at this moment.") from error
+        if code not in _TAKEN:
+            raise
+        first = read_manifest(client, uri)
+        if first is not None and not faults_of(client, uri, first, deep=True):
+            return first
+        # Damaged, or its files were replaced by ours.
+        client.put_object(**request)
+    return manifest
+
+
+def open_snapshot(client: Any, uri: str, tenant: str, *, deep: bool) -> Manifest:
+    """Returns the manifest of a snapshot that a person named.
+
+    Args:
+        client: boto3 S3 client.
+        uri: Folder of the snapshot.
+        tenant: Whose snapshot it must be.
+        deep: Read every file and compare its digest too.
+
+    Raises:
+        BadInputError: It is not there, is another tenant's, or is damaged.
+    """
+    manifest = read_manifest(client, uri)
+    if manifest is None:
+        raise BadInputError(f"There is no snapshot at {uri}: choose one that include.client lists.")
+    if manifest.tenant != tenant:
+        raise BadInputError(
+            f"{manifest.snapshot_id} is of tenant {manifest.tenant!r}, and the run is about {tenant!r}: "
+            "choose another snapshot or tenant."
+        )
+    if faults := problems(client, uri, manifest, deep=deep):
+        raise BadInputError(
+            f"{manifest.snapshot_id} is damaged ({'; '.join(faults[:5])}): leave reuse_snapshot empty, so "
+            "that it is exported anew."
+        )
+    return manifest
+
+
+def list_snapshots(client: Any, bucket: str, prefix: str) -> list[tuple[str, Manifest]]:
+    """Returns URI and manifest of every snapshot, those that end first first; ties by id."""
+    root = "/".join(part for part in (prefix.strip("/"), "snapshots/") if part)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root, Delimiter="/")
+    uris = [
+        uri
+        for page in pages
+        for entry in page.get("CommonPrefixes", [])
+        if _SNAPSHOT_URI.fullmatch(uri := f"s3://{bucket}/{entry['Prefix']}")
+    ]
+    with ThreadPoolExecutor(_READERS) as pool:
+        manifests = pool.map(lambda uri: read_manifest(client, uri), uris)
+        found = [(uri, manifest) for uri, manifest in zip(uris, manifests, strict=True) if manifest]
+    return sorted(found, key=lambda pair: (pair[1].interval.end, pair[1].snapshot_id))
+
+
+def previous_of(manifest: Manifest, every: Iterable[tuple[str, Manifest]]) -> Manifest | None:
+    """Returns the tenant's snapshot whose interval ends latest before this one's end; ties by id."""
+    earlier = [
+        other
+        for _, other in every
+        if other.tenant == manifest.tenant and other.interval.end < manifest.interval.end
+    ]
+    return max(earlier, key=lambda other: (other.interval.end, other.snapshot_id), default=None)
 
 
 def _sha256(client: Any, uri: str, path: str) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from include import snapshots
-from include.contracts import SettingsError
+from include.contracts import BadInputError, SettingsError
 from include.snapshots import Interval, Manifest, Split, snapshot_id, snapshot_uri
 
 URI = "s3://bucket/shop/snapshots/snap-0123456789abcdef/"
@@ -43,7 +44,7 @@ def write(client: Any, *, finish: bool = True) -> Manifest:
         profile={"test_unknown_share": 0.1},
     )
     if finish:
-        snapshots.write_manifest(client, URI, manifest)
+        assert snapshots.publish(client, URI, manifest) == manifest
     return manifest
 
 
@@ -123,18 +124,106 @@ def test_spoiled_snapshots_are_noticed(s3: Any, path: str, body: bytes | None, d
     assert snapshots.problems(s3, URI, manifest, deep=deep) == [said]
 
 
-def test_leftovers_go_and_neighbours_stay(s3: Any) -> None:
-    write(s3)
-    s3.put_object(Bucket="bucket", Key="shop/snapshots/snap-ffffffffffffffff/manifest.json", Body=b"x")
-    assert snapshots.remove_leftovers(s3, URI) == 3
-    assert snapshots.list_files(s3, URI) == {}
+def test_strays_go_and_neighbours_stay(s3: Any) -> None:
+    manifest = write(s3)
+    for key in (KEY + "train/half.parquet", "shop/snapshots/snap-ffffffffffffffff/manifest.json"):
+        s3.put_object(Bucket="bucket", Key=key, Body=b"x")
+    assert snapshots.remove_strays(s3, URI, set(ROWS)) == 1
+    assert snapshots.problems(s3, URI, manifest, deep=True) == []
     assert snapshots.list_files(s3, URI.replace("0123456789abcdef", "f" * 16)) == {"manifest.json": 1}
 
 
-def test_files_that_nobody_wrote_stop_the_export(s3: Any) -> None:
+def test_a_file_that_is_gone_before_the_manifest_stops_the_export(s3: Any) -> None:
     write(s3, finish=False)
-    with pytest.raises(OSError, match="catalog/part-00000.parquet"):
-        snapshots.describe_files(s3, URI, {"train/part-00000.parquet": 3})
+    with pytest.raises(OSError, match="validation/part-00000.parquet"):
+        snapshots.describe_files(s3, URI, {**ROWS, "validation/part-00000.parquet": 3})
+
+
+def test_of_two_exports_at_once_the_first_manifest_stands(s3: Any) -> None:
+    first = write(s3)
+    second = first.model_copy(update={"files": first.files[:1]})
+    assert snapshots.publish(s3, URI, second) == first
+    assert snapshots.read_manifest(s3, URI) == first
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("ConditionalRequestConflict", OSError), ("AccessDenied", ClientError)]
+)
+def test_a_manifest_that_s3_does_not_take_is_not_taken_for_anothers(
+    s3: Any, monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception]
+) -> None:
+    manifest = write(s3, finish=False)
+
+    def refused(**_: object) -> None:
+        raise ClientError({"Error": {"Code": code}}, "PutObject")
+
+    monkeypatch.setattr(s3, "put_object", refused)
+    with pytest.raises(kind):
+        snapshots.publish(s3, URI, manifest)
+
+
+@pytest.mark.parametrize("body", [None, b"catalog/part-00000.parqueT"], ids=["file gone", "other bytes"])
+def test_a_first_manifest_over_files_that_are_not_its_own_is_replaced(s3: Any, body: bytes | None) -> None:
+    first = write(s3)
+    path = "catalog/part-00000.parquet"
+    if body is None:
+        s3.delete_object(Bucket="bucket", Key=KEY + path)
+    else:
+        s3.put_object(Bucket="bucket", Key=KEY + path, Body=body)
+    second = first.model_copy(update={"files": first.files[1:]})
+    assert snapshots.publish(s3, URI, second) == second
+    assert snapshots.read_manifest(s3, URI) == second
+
+
+def other(client: Any, digits: str, tenant: str, end: str) -> Manifest:
+    """Writes a snapshot without files: a name, a tenant, an interval."""
+    name = f"snap-{digits * 16}"
+    manifest = Manifest(
+        snapshot_id=name,
+        tenant=tenant,
+        interval=Interval(start="2025-01-01", end=end),
+        split=Split(validation_start="2025-01-20T00:00:00Z", test_start="2025-01-25T00:00:00Z"),
+        counts={"train": 0, "validation": 0, "test": 0, "catalog": 0, "dropped_straddling": 0},
+        files=(),
+        sql_sha256="0" * 64,
+        dbt_manifest_sha256="1" * 64,
+        high_water_mark=digits,
+        profile={},
+    )
+    snapshots.publish(client, snapshot_uri("bucket", "shop", name), manifest)
+    return manifest
+
+
+def test_the_previous_snapshot_is_the_tenants_that_ends_latest_before(s3: Any) -> None:
+    wanted = other(s3, "b", "t", "2026-01-31")
+    other(s3, "a", "t", "2026-01-31")
+    other(s3, "c", "t", "2026-01-30")
+    other(s3, "d", "t", "2026-02-01")  # ends with it
+    other(s3, "e", "u", "2026-01-31")  # somebody else's
+    s3.put_object(Bucket="bucket", Key="shop/snapshots/snap-" + "f" * 16 + "/train/x", Body=b"unfinished")
+    s3.put_object(Bucket="bucket", Key="shop/snapshots/notes/manifest.json", Body=b"{}")
+    manifest = write(s3)
+    every = snapshots.list_snapshots(s3, "bucket", "shop")
+    assert [found.snapshot_id[-1] for _, found in every] == ["c", "a", "b", "e", "f", "d"]
+    assert snapshots.previous_of(manifest, every) == wanted
+    assert snapshots.previous_of(every[0][1], every) is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "tenant", "said"),
+    [
+        ("manifest.json", "t", "There is no snapshot"),
+        (None, "u", "of tenant 't'"),
+        ("train/part-00000.parquet", "t", "damaged .train/part-00000.parquet has changed"),
+    ],
+    ids=["no manifest", "another tenant", "flipped byte"],
+)
+def test_a_snapshot_that_cannot_be_used_again(s3: Any, spoil: str | None, tenant: str, said: str) -> None:
+    write(s3)
+    if spoil:
+        s3.put_object(Bucket="bucket", Key=KEY + spoil, Body=b"train/part-00000.parqueT")
+    with pytest.raises(BadInputError, match=said):
+        snapshots.open_snapshot(s3, URI, tenant, deep=True)
 
 
 def test_the_dbt_digest_follows_models_and_macros_alone(tmp_path: Path, root: Path) -> None:

@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator, Connection, Context
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
-    AirflowSkipException,
 )
 from botocore.exceptions import BotoCoreError, ClientError
 
+from include import snapshots
 from include.contracts import PipelineError, SettingsError
 from include.sagemaker.errors import explain, is_permanent
 from include.sagemaker.storage import ensure_bucket
@@ -28,27 +29,42 @@ from include.warehouse.landing import loaded_dates
 from include.window import Window, resolve_window
 
 
-class CheckPrerequisitesOperator(BaseOperator):
+class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
     """Fails within seconds, with one list of all that is missing, instead of after an hour with the first.
 
     The dates, the warehouse and its raw log for this window, dbt Cloud where it is chosen, AWS credentials,
-    the bucket (created where it is missing), the instance types, and the ML environment.
+    the bucket (created where it is missing), the instance types, and the ML environment. A run that uses an
+    earlier snapshot needs that snapshot instead of warehouse and dbt, and its transform step is skipped.
 
     Args:
         start_date: First day of the window, ISO.
         end_date: Day after the last, ISO.
         tenant: Whose events; None for the setting's.
+        reuse_snapshot: Id of the snapshot that the run uses again; None or empty for a new export.
+        transform_group: Id of the task group that is skipped then. What follows it has to accept skipped
+            tasks before it.
         **kwargs: Arguments of the base operator.
     """
 
     # Not `start_date`: that name is Airflow's own, for when a task may first run.
-    template_fields: Sequence[str] = ("window_start", "window_end", "tenant")
+    template_fields: Sequence[str] = ("window_start", "window_end", "tenant", "reuse_snapshot")
 
-    def __init__(self, *, start_date: str, end_date: str, tenant: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        start_date: str,
+        end_date: str,
+        tenant: str | None = None,
+        reuse_snapshot: str | None = None,
+        transform_group: str = "transform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.window_start = start_date
         self.window_end = end_date
         self.tenant = tenant
+        self.reuse_snapshot = reuse_snapshot
+        self.transform_group = transform_group
 
     def execute(self, context: Context) -> dict[str, str]:
         """Runs every check; returns the window.
@@ -56,7 +72,8 @@ class CheckPrerequisitesOperator(BaseOperator):
         Raises:
             AirflowFailException: Something is missing; the message lists all of it.
             AirflowException: Something did not answer for now.
-            AirflowSkipException: All is well, and the window holds no events.
+            DownstreamTasksSkipped: All is well, and the window holds no events: the run ends here. Or an
+                earlier snapshot is used: the transform step is not needed.
         """
         settings = get_settings()
         empty: list[str] = []
@@ -68,8 +85,7 @@ class CheckPrerequisitesOperator(BaseOperator):
         except SettingsError as error:
             problems.append(str(error))
         checks: tuple[Callable[[], None], ...] = (
-            lambda: empty.extend(_check_warehouse(settings, self.tenant or settings.tenant, window)),
-            lambda: _check_dbt_cloud(settings),
+            *self._data_checks(settings, window, empty),
             lambda: _check_aws(settings),
             lambda: _check_ml_environment(settings),
         )
@@ -84,10 +100,34 @@ class CheckPrerequisitesOperator(BaseOperator):
             raise AirflowException("For now: " + " ".join(passing))
         if empty:
             # An empty day is no fault: the run ends green, and what is deployed stays.
-            raise AirflowSkipException(" ".join(empty))
+            self.log.warning("%s", " ".join(empty))
+            self.skip(context["ti"], self.get_flat_relatives(upstream=False))
+        if self.reuse_snapshot:
+            self.log.info("%s is there: the transform step is skipped.", self.reuse_snapshot)
+            self.skip(context["ti"], self._transform_tasks())
         assert window is not None
         self.log.info("Everything is there for %s to %s.", window.start, window.end)
         return {"start_date": window.start, "end_date": window.end}
+
+    def _data_checks(
+        self, settings: Settings, window: Window | None, empty: list[str]
+    ) -> tuple[Callable[[], None], ...]:
+        """Where the run's data come from: the warehouse by way of dbt, or an earlier snapshot."""
+        tenant = self.tenant or settings.tenant
+        if reused := self.reuse_snapshot:
+            return (lambda: _check_snapshot(settings, tenant, reused),)
+        return (
+            lambda: empty.extend(_check_warehouse(settings, tenant, window)),
+            lambda: _check_dbt_cloud(settings),
+        )
+
+    def _transform_tasks(self) -> list[Any]:
+        """The group's tasks, all of them: some may run after skipped ones."""
+        return [
+            task
+            for task in self.get_flat_relatives(upstream=False)
+            if task.task_id.startswith(f"{self.transform_group}.")
+        ]
 
     def _run(self, check: Callable[[], None], problems: list[str], passing: list[str]) -> None:
         try:
@@ -146,6 +186,20 @@ def _count_manifests() -> Statement:
         "select count(*) from information_schema.tables where lower(table_schema) = 'raw' "
         "and lower(table_name) = 'loads'"
     )
+
+
+def _check_snapshot(settings: Settings, tenant: str, name: str) -> None:
+    """Looks for the snapshot that the run uses again; the export step reads every byte of it.
+
+    Raises:
+        SettingsError: The AWS connection is missing, or the name is none of a snapshot.
+        BadInputError: It is not there, incomplete, or another tenant's.
+        ClientError: AWS refused.
+    """
+    _connection(settings.aws_conn_id, "PMS_AWS_CONN_ID")
+    client = AwsBaseHook(aws_conn_id=settings.aws_conn_id, client_type="s3").get_conn()
+    uri = snapshots.snapshot_uri(settings.bucket, settings.prefix, name)
+    snapshots.open_snapshot(client, uri, tenant, deep=False)
 
 
 def _check_dbt_cloud(settings: Settings) -> None:

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 from include.contracts import BadInputError, Deployment, SmokeCase, TrainedModel, Verdict
 from include.operators.endpoint_watch import EndpointWatch, refuse_unless_live
 from include.operators.guard import aws_faults, read_claim
+from include.operators.records import leave_record
 from include.sagemaker.endpoint import (
     EndpointState,
     create_endpoint_request,
@@ -331,7 +332,9 @@ class SmokeTestOperator(BaseOperator):
             if wrong:
                 self._undo(hook, watch, deployed, wrong)
             self.log.info("%s of %s cases are as the gate saw them.", len(cases), len(cases))
-            return deployed.model_copy(update={"smoke_cases": len(cases)}).to_xcom()
+            live = deployed.model_copy(update={"smoke_cases": len(cases)})
+            leave_record(context, hook.s3_hook.get_conn(), get_settings(), live)
+            return live.to_xcom()
 
     def _cases(self, hook: SageMakerHook, uri: str) -> tuple[SmokeCase, ...]:
         bucket, key = parse_s3_uri(uri)

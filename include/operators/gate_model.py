@@ -21,6 +21,7 @@ from include.cards.card import Bar, Card, Example, draw
 from include.contracts import BadInputError, TrainedModel, Verdict
 from include.gate.verdict import Report, ReportError, as_table, decide, load_rules, parse_report
 from include.operators.guard import aws_faults, read_claim
+from include.operators.records import leave_record
 from include.settings import get_settings
 
 SUITE = Path(__file__).resolve().parents[1] / "gate" / "suite.py"
@@ -172,6 +173,8 @@ class GateModelOperator(BaseOperator):
         trained = read_claim(TrainedModel, self.trained_model)
         with aws_faults(f"Gate of {trained.job_name}"):
             verdict = self._judge(trained)
+            settings = get_settings()
+            leave_record(context, S3Hook(settings.aws_conn_id).get_conn(), settings, verdict)
         self.log.info(
             "Gate of %s, rules version %d:\n%s", verdict.job_name, verdict.rules_version, as_table(verdict)
         )

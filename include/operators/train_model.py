@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from include.contracts import Snapshot, TrainedModel
 from include.operators.guard import aws_faults, read_claim
+from include.operators.records import leave_record
 from include.sagemaker.errors import explain, is_existing, is_missing
 from include.sagemaker.logs import JobLog
 from include.sagemaker.naming import MAX_ATTEMPTS, attempt_name, training_job_name
@@ -71,7 +72,10 @@ class TrainModelOperator(SageMakerTrainingOperator):
     def execute(self, context: Context) -> dict[str, object]:
         """Starts the job or finds it, follows it to its end, and returns `TrainedModel` for XCom."""
         with aws_faults("Training"):
-            return self._train(get_settings()).to_xcom()
+            settings = get_settings()
+            trained = self._train(settings)
+            leave_record(context, self.hook.s3_hook.get_conn(), settings, trained)
+            return trained.to_xcom()
 
     def on_kill(self) -> None:
         """Stops the job: nobody is left who waits for it, and it costs money."""

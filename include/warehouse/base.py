@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from include.contracts import BadInputError, LoadReport, SettingsError
-from include.warehouse import landing, unload
+from include.warehouse import landing, profile, unload
 from include.warehouse.dialect import Dialect, Statement
 from include.warehouse.kinds import EVENTS, PRODUCTS, SEARCHES
 from include.warehouse.loading import SourceFile, SourceFiles, etl_id_of
@@ -252,7 +252,7 @@ class Warehouse(ABC):
         )
 
     def select(self, request: unload.UnloadRequest) -> unload.Selection:
-        """Copies the sessions and products of one snapshot into temporary tables and describes them.
+        """Freezes the sessions and products of one snapshot and describes them.
 
         Call it inside `transaction()`, and unload in the same one: then it is one consistent read.
 
@@ -264,9 +264,9 @@ class Warehouse(ABC):
         """
         for statement in unload.selection(self.dialect, self.schema, request):
             self.execute(statement)
+        self.execute(profile.interactions(self.dialect))
         answers = {
-            name: self.execute(statement)
-            for name, statement in unload.questions(self.dialect, request).items()
+            name: self.execute(statement) for name, statement in unload.questions(self.dialect).items()
         }
         return unload.Selection.of_answers(answers, unload.sql_sha256(type(self.dialect)(), self.schema))
 

@@ -45,8 +45,20 @@ class Dialect(Protocol):
     def fingerprint(self, text: str) -> str:
         """Hashes a text to an integer that can be summed."""
 
-    def exploded(self, table: str, array: str) -> str:
-        """Returns a query of `split` and `value`, one row per element of an array column."""
+    def exploded(self, table: str, array: str, other: str) -> str:
+        """Returns a query of `split`, `value` and `other`: a row per position of two arrays of one length."""
+
+    def unloaded(self, array: str) -> str:
+        """Returns an array as it goes into a parquet file: as a list, or as its JSON text."""
+
+    def variable(self, name: str) -> str:
+        """Returns what stands for a value in a query that is given to `freeze`."""
+
+    def freeze(self, name: str, query: str, values: Mapping[str, Any]) -> list[Statement]:
+        """Returns the statements after which `name` holds the query's rows as they are now.
+
+        They stay so until the transaction ends, whatever others commit meanwhile.
+        """
 
 
 class DuckDBDialect:
@@ -94,9 +106,24 @@ class DuckDBDialect:
         """Low 64 bits of the MD5."""
         return f"cast(md5_number_lower({text}) as hugeint)"
 
-    def exploded(self, table: str, array: str) -> str:
-        """`unnest`."""
-        return f"select split, unnest({array}) as value from {table}"
+    def exploded(self, table: str, array: str, other: str) -> str:
+        """Two `unnest` in one select go side by side."""
+        return f"select split, unnest({array}) as value, unnest({other}) as other from {table}"
+
+    def unloaded(self, array: str) -> str:
+        """A list."""
+        return array
+
+    def variable(self, name: str) -> str:
+        """A session variable: a view cannot hold bound values."""
+        return f"getvariable('{name}')"
+
+    def freeze(self, name: str, query: str, values: Mapping[str, Any]) -> list[Statement]:
+        """A view: a transaction reads one state of the file, so that nothing has to be copied."""
+        return [
+            *(Statement(f"set variable {key} = ${key}", {key: value}) for key, value in values.items()),
+            Statement(f"create or replace temporary view {name} as\n{query}"),
+        ]
 
 
 class SnowflakeDialect:
@@ -138,9 +165,21 @@ class SnowflakeDialect:
         """Low 64 bits of the MD5."""
         return f"cast(md5_number_lower64({text}) as number(38, 0))"
 
-    def exploded(self, table: str, array: str) -> str:
-        """`lateral flatten`."""
+    def exploded(self, table: str, array: str, other: str) -> str:
+        """`lateral flatten`, and the other array by its index."""
         return (
-            f"select t.split, f.value::varchar as value from {table} as t, "
-            f"lateral flatten(input => t.{array}) as f"
+            f"select t.split, f.value::varchar as value, t.{other}[f.index]::varchar as other "
+            f"from {table} as t, lateral flatten(input => t.{array}) as f"
         )
+
+    def unloaded(self, array: str) -> str:
+        """JSON text: an array would become a list of the JSON texts of its elements, quotes and all."""
+        return f"to_json({array})"
+
+    def variable(self, name: str) -> str:
+        """A bound value."""
+        return self.parameter(name)
+
+    def freeze(self, name: str, query: str, values: Mapping[str, Any]) -> list[Statement]:
+        """A copy: a transaction is READ COMMITTED, so that two queries may see two states of a table."""
+        return [Statement(f"create or replace temporary table {name} as\n{query}", values)]

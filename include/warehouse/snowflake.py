@@ -258,11 +258,14 @@ def _copy(
 def copy_into_location(
     dialect: Dialect, query: Statement, folder_uri: str, storage_integration: str
 ) -> Statement:
-    """Returns the unload of a query to an S3 folder, one result row per file."""
+    """Returns the unload of a query to an S3 folder, one result row per file.
+
+    The files are named after the query, so that two exports at once never write over each other.
+    """
     return Statement(
         f"copy into {dialect.literal(folder_uri)} from ({query.sql}) "
         f"storage_integration = {storage_integration} file_format = (type = parquet) "
-        "header = true overwrite = true detailed_output = true max_file_size = 268435456",
+        "header = true include_query_id = true detailed_output = true max_file_size = 268435456",
         query.values,
     )
 

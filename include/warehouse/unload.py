@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
 from include.contracts import BadInputError
+from include.warehouse import profile
 from include.warehouse.dialect import Dialect, Statement
+from include.warehouse.profile import (
+    BOT,
+    CATALOG,
+    SESSIONS,
+    SHORT,
+    SPLITS,
+    STRADDLING,
+    UNSAMPLED,
+    Answers,
+)
 
-SPLITS = ("train", "validation", "test")
 VALIDATION_FROM = 0.8
 TEST_FROM = 0.9
 MIN_TRAIN_SESSIONS = 50
 MIN_TEST_SESSIONS = 10
 
-_SESSIONS = "snapshot_sessions"
-_CATALOG = "snapshot_catalog"
-_TOP_PRODUCTS = 20
+_WINDOW = "snapshot_window"
+_FRAME = "snapshot_frame"
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 
 
 @dataclass(frozen=True)
@@ -83,50 +91,38 @@ class Selection:
     """What a selection holds.
 
     Attributes:
-        high_water_mark: Function of every selected session and product; it changes with the data.
+        high_water_mark: Function of every selected session and product, and of how many sessions were left
+            out; it changes with the data.
         counts: Sessions per split, `catalog` and `dropped_straddling`.
         boundaries: `validation_start` and `test_start`, naive UTC; None where nothing was selected.
-        profile: Small JSON-ready description of the data.
+        profile: Small JSON-ready description of the data, see `include.warehouse.profile`.
     """
 
     high_water_mark: str
-    counts: dict[str, int]
-    boundaries: dict[str, datetime | None]
-    profile: dict[str, Any]
+    counts: Mapping[str, int]
+    boundaries: Mapping[str, datetime | None]
+    profile: Mapping[str, Any]
     sql_sha256: str
     sessions: int = field(default=0)
 
     @classmethod
-    def of_answers(cls, answers: Mapping[str, Sequence[tuple[Any, ...]]], sql_sha256: str) -> Selection:
+    def of_answers(cls, answers: Answers, sql_sha256: str) -> Selection:
         """Builds the selection from the rows that `questions` brought back."""
-        per_split = {row[0]: row for row in answers["splits"]}
-        counts = {split: int(per_split[split][1]) if split in per_split else 0 for split in SPLITS}
-        dropped = int(per_split["dropped"][1]) if "dropped" in per_split else 0
-        [(validation_start, test_start)] = answers["boundaries"] or [(None, None)]
+        [(validation_start, test_start)] = answers["boundaries"]
         [(sessions, session_digest)] = answers["session_digest"]
-        [(products, product_digest)] = answers["product_digest"]
-        test_interactions, unknown = answers["unknown"][0]
-        profile = {
-            "splits": {
-                split: {
-                    "sessions": int(row[1]),
-                    "interactions": int(row[2]),
-                    "length_quantiles": {
-                        f"{share:g}": int(value) for share, value in zip(_QUANTILES, row[3:], strict=True)
-                    },
-                }
-                for split, row in sorted(per_split.items())
-            },
-            "actions": {str(action): int(count) for action, count in answers["actions"]},
-            "top_products": [[str(sku), int(count)] for sku, count in answers["top_products"]],
-            "products_in_train": int(answers["train_products"][0][0]),
-            "test_unknown_share": float(unknown) / float(test_interactions) if test_interactions else None,
-        }
+        [(products, product_digest, *_)] = answers["catalogue"]
+        described = profile.describe(answers)
+        left_out = described["left_out"]
+        mark = f"{sessions}:{session_digest or 0}/{products}:{product_digest or 0}"
         return cls(
-            high_water_mark=f"{sessions}:{session_digest or 0}/{products}:{product_digest or 0}",
-            counts={**counts, "catalog": int(products), "dropped_straddling": dropped},
+            high_water_mark=mark + "/" + ":".join(str(left_out[name]) for name in sorted(left_out)),
+            counts={
+                **{split: described["splits"][split]["sessions"] for split in SPLITS},
+                "catalog": int(products),
+                "dropped_straddling": left_out["straddling"],
+            },
             boundaries={"validation_start": validation_start, "test_start": test_start},
-            profile=profile,
+            profile=described,
             sql_sha256=sql_sha256,
             sessions=int(sessions),
         )
@@ -152,93 +148,133 @@ class Selection:
 
 
 def selection(dialect: Dialect, schema: str, request: UnloadRequest) -> list[Statement]:
-    """Returns the statements that freeze a snapshot's rows in temporary tables."""
-    bound = {name: dialect.parameter(name) for name in request.values}
-    limit = ""
-    if request.max_sessions is not None:
-        latest = "row_number() over (order by started_at desc, session_id desc)"
-        limit = f"\n    qualify {latest} <= {int(request.max_sessions)}"
-    sessions = f"""create or replace temporary table {_SESSIONS} as
-with candidates as (
-    select session_id, started_at, ended_at, skus, actions, event_times, n_interactions
-    from {dialect.table(schema, "sessions")}
-    where tenant = {bound["tenant"]}
-        and session_date >= {bound["start_date"]}
-        and session_date < {bound["end_date"]}
-        and not is_bot
-        and n_steps >= {bound["min_session_length"]}{limit}
+    """Returns the statements that freeze a snapshot's rows and say to which split each session belongs.
+
+    Everything after them reads nothing but what they made.
+    """
+    var = {name: dialect.variable(name) for name in request.values}
+    window = f"""select
+    session_id, session_date, started_at, ended_at, n_interactions, skus, actions, event_times,
+    case when is_bot then '{BOT}' when n_steps < {var["min_session_length"]} then '{SHORT}' end as left_out
+from {dialect.table(schema, "sessions")}
+where tenant = {var["tenant"]}
+    and session_date >= {var["start_date"]}
+    and session_date < {var["end_date"]}"""
+    catalog = (
+        f"select product_sku, category, price_bucket from {dialect.table(schema, 'products')} "
+        f"where tenant = {var['tenant']}"
+    )
+    return [
+        *dialect.freeze(_WINDOW, window, request.values),
+        *dialect.freeze(CATALOG, catalog, {"tenant": request.tenant}),
+        Statement(f"create or replace temporary table {_FRAME} as\n{_frame(request)}"),
+        *dialect.freeze(SESSIONS, _split_sessions(request), {}),
+    ]
+
+
+def _frame(request: UnloadRequest) -> str:
+    """One row: where validation and test begin and, of a sample, its first session."""
+    boundaries = (
+        f"percentile_disc({VALIDATION_FROM}) within group (order by started_at) as validation_start,\n"
+        f"    percentile_disc({TEST_FROM}) within group (order by started_at) as test_start"
+    )
+    if request.max_sessions is None:
+        return f"select\n    {boundaries}\nfrom {_WINDOW}\nwhere left_out is null"
+    return f"""with sampled as (
+    select started_at, session_id
+    from {_WINDOW}
+    where left_out is null
+    order by started_at desc, session_id desc
+    limit {int(request.max_sessions)}
 ),
 boundaries as (
     select
-        percentile_disc({VALIDATION_FROM}) within group (order by started_at) as validation_start,
-        percentile_disc({TEST_FROM}) within group (order by started_at) as test_start
-    from candidates
+    {boundaries}
+    from sampled
+),
+oldest as (
+    select started_at as sample_start, session_id as sample_first
+    from sampled
+    order by started_at, session_id
+    limit 1
 )
-select
-    candidates.*,
-    boundaries.validation_start,
-    boundaries.test_start,
+select validation_start, test_start, sample_start, sample_first
+from boundaries left join oldest on true"""
+
+
+def _split_sessions(request: UnloadRequest) -> str:
+    sample = ""
+    if request.max_sessions is not None:
+        sample = (
+            f"\n        when started_at < sample_start "
+            f"or (started_at = sample_start and session_id < sample_first) then '{UNSAMPLED}'"
+        )
+    return f"""select
+    session_id, session_date, started_at, ended_at, n_interactions, skus, actions, event_times,
     case
+        when left_out is not null then left_out{sample}
         when ended_at < validation_start then 'train'
         when started_at >= validation_start and ended_at < test_start then 'validation'
         when started_at >= test_start then 'test'
-        else 'dropped'
+        else '{STRADDLING}'
     end as split
-from candidates cross join boundaries"""
-    catalog = (
-        f"create or replace temporary table {_CATALOG} as "
-        f"select product_sku, category, price_bucket from {dialect.table(schema, 'products')} "
-        f"where tenant = {bound['tenant']}"
-    )
-    return [Statement(sessions, request.values), Statement(catalog, {"tenant": request.tenant})]
+from {_WINDOW} cross join {_FRAME}"""
 
 
-def questions(dialect: Dialect, request: UnloadRequest) -> dict[str, Statement]:
+def questions(dialect: Dialect) -> dict[str, Statement]:
     """Returns the queries whose answers make a `Selection`; all aggregation stays in the warehouse."""
-    quantiles = ", ".join(
-        f"percentile_disc({share}) within group (order by n_interactions)" for share in _QUANTILES
-    )
-    skus, actions = dialect.exploded(_SESSIONS, "skus"), dialect.exploded(_SESSIONS, "actions")
-    session_text = " || '|' || ".join(
-        ["session_id", dialect.joined("skus"), dialect.joined("actions"), dialect.joined("event_times")]
+    session_text = " || chr(30) || ".join(
+        [
+            "session_id",
+            # Start and end are those of the event times; as texts they would follow a session's format.
+            *(f"coalesce({dialect.joined(array)}, '')" for array in ("skus", "actions", "event_times")),
+        ]
     )
     product_text = (
-        "product_sku || '|' || coalesce(category, '') || '|' || coalesce(cast(price_bucket as varchar), '')"
+        "product_sku || chr(30) || coalesce(category, chr(31)) || chr(30) "
+        "|| coalesce(cast(price_bucket as varchar), '')"
     )
-    known = f"select distinct value from ({skus}) as seen where split = 'train'"
-    texts = {
-        "splits": f"select split, count(*), sum(n_interactions), {quantiles} from {_SESSIONS} group by split",
-        "boundaries": f"select distinct validation_start, test_start from {_SESSIONS}",
-        "session_digest": f"select count(*), sum({dialect.fingerprint(session_text)}) from {_SESSIONS}",
-        "product_digest": f"select count(*), sum({dialect.fingerprint(product_text)}) from {_CATALOG}",
-        "actions": f"select value, count(*) from ({actions}) as taken group by value order by 2 desc, 1",
-        "top_products": f"select value, count(*) from ({skus}) as seen where split = 'train' "
-        f"group by value order by 2 desc, 1 limit {_TOP_PRODUCTS}",
-        "train_products": f"select count(*) from ({known}) as known",
-        "unknown": f"select count(*), coalesce(sum(case when known.value is null then 1 else 0 end), 0) "
-        f"from ({skus}) as tested left join ({known}) as known on tested.value = known.value "
-        "where tested.split = 'test'",
+    return {
+        "boundaries": Statement(f"select validation_start, test_start from {_FRAME}"),
+        "session_digest": Statement(
+            f"select count(*), sum({dialect.fingerprint(session_text)}) from {SESSIONS} "
+            f"where split in ({profile.names(*SPLITS, STRADDLING)})"
+        ),
+        **profile.questions(dialect.fingerprint(product_text)),
     }
-    return {name: Statement(text) for name, text in texts.items()}
 
 
 def queries(dialect: Dialect) -> dict[str, Statement]:
-    """Returns, per folder of the snapshot, the query of its rows in a stable order."""
-    columns = "session_id, started_at, ended_at, skus, actions, event_times"
+    """Returns, per folder of the snapshot, the query of its rows in a stable order.
+
+    Columns are named in quotes: a file's columns are in lower case, whatever a vendor makes of bare names.
+    """
+    arrays = {name: dialect.unloaded(name) for name in ("skus", "actions", "event_times")}
+    columns = _named({name: name for name in ("session_id", "started_at", "ended_at")} | arrays)
     result = {
         split: Statement(
-            f"select {columns} from {_SESSIONS} where split = '{split}' order by started_at, session_id"
+            f"select {columns} from {SESSIONS} where split = '{split}' order by started_at, session_id"
         )
         for split in SPLITS
     }
     result["catalog"] = Statement(
-        f"select product_sku, category, price_bucket from {_CATALOG} order by product_sku"
+        f"select {_named({name: name for name in ('product_sku', 'category', 'price_bucket')})} "
+        f"from {CATALOG} order by product_sku"
     )
     return result
+
+
+def _named(columns: Mapping[str, str]) -> str:
+    return ", ".join(f'{expression} as "{name}"' for name, expression in columns.items())
 
 
 def sql_sha256(dialect: Dialect, schema: str) -> str:
     """Returns the digest of every statement that shapes a snapshot, with the values left out."""
     probe = UnloadRequest("", date.min, date.max, max_sessions=1)
-    statements = [*selection(dialect, schema, probe), *queries(dialect).values()]
+    statements = [
+        *selection(dialect, schema, probe),
+        profile.interactions(dialect),
+        *questions(dialect).values(),
+        *queries(dialect).values(),
+    ]
     return hashlib.sha256("\n;\n".join(statement.sql for statement in statements).encode()).hexdigest()

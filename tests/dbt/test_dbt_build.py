@@ -97,7 +97,9 @@ def events_of_days(chance: random.Random, days: int, count: int) -> list[str]:
             event(
                 f"s{number % 7}",
                 f"p{chance.randrange(5)}" if action else "",
-                T0 + DAY * chance.randrange(days) + chance.choice([0, 5, 5, 900_000, 2_400_000, DAY - 600_000]),
+                T0
+                + DAY * chance.randrange(days)
+                + chance.choice([0, 5, 5, 900_000, 2_400_000, DAY - 600_000]),
                 action,
                 "event_product" if action else "pageview",
                 f"u{chance.randrange(3)}",
@@ -159,7 +161,9 @@ def test_a_day_of_one_tenant_does_not_touch_another_tenants(tmp_path: Path) -> N
     build(path, target)
     with open_file(path) as warehouse:
         warehouse.execute(Statement("update shop.sessions set n_events = 99"))
-        warehouse.land(find_source(write_source(tmp_path / "more", [event("same", "x", T0 + 1)])), tenant="mine")
+        warehouse.land(
+            find_source(write_source(tmp_path / "more", [event("same", "x", T0 + 1)])), tenant="mine"
+        )
     build(path, target)
     found = rows(path, "select tenant, shop_session_id, skus, n_events from shop.sessions order by 1")
     assert found == [("it's theirs", "same", ["it"], 99), ("mine", "same", ["mi", "x"], 2)]
@@ -176,7 +180,10 @@ def test_a_build_killed_between_batches_goes_on_where_it_stopped(tmp_path: Path)
         warehouse.execute(Statement(kept))
     build(path, target)
     assert marts(path) == whole
-    again = "select distinct event_date from shop.int_shopping_events_deduplicated where first_loaded_at > '2021-01-01'"
+    again = (
+        "select distinct event_date from shop.int_shopping_events_deduplicated "
+        "where first_loaded_at > timestamp '2021-01-01'"
+    )
     assert min(str(row[0]) for row in rows(path, again)) == "2026-01-03"
 
 
@@ -185,7 +192,9 @@ def test_rows_of_an_unfinished_load_are_not_in_the_marts(tmp_path: Path) -> None
     done = loads(path, tmp_path / "in", target, [[event("a"), event("b")]])
     with open_file(path) as warehouse:
         warehouse.execute(
-            Statement("insert into raw.shopping_events select * replace ('half' as etl_id) from raw.shopping_events")
+            Statement(
+                "insert into raw.shopping_events select * replace ('half' as etl_id) from raw.shopping_events"
+            )
         )
     build(path, target)
     assert marts(path) == done
@@ -205,13 +214,21 @@ def test_a_model_of_another_shape_says_how_to_build_it_anew(tmp_path: Path) -> N
     ("lines", "test"),
     [
         (
-            [event(f"s{day}-{n}", moment=T0 + day * DAY + n) for day in range(5) for n in range(3 if day < 4 else 90)],
+            [
+                event(f"s{day}-{n}", moment=T0 + day * DAY + n)
+                for day in range(5)
+                for n in range(3 if day < 4 else 90)
+            ],
             "assert_daily_volume_is_plausible",
         ),
         ([event("a", "SKU-1"), event("b", "sku-1")], "assert_skus_differ_by_more_than_case_or_spaces"),
         ([event("a", "sku"), event("b", '" sku"')], "assert_skus_differ_by_more_than_case_or_spaces"),
     ],
-    ids=["a day with ten times the volume", "SKUs that differ only by case", "SKUs that differ only by spaces"],
+    ids=[
+        "a day with ten times the volume",
+        "SKUs that differ only by case",
+        "SKUs that differ only by spaces",
+    ],
 )
 def test_what_looks_odd_is_a_warning_and_goes_through(tmp_path: Path, lines: list[str], test: str) -> None:
     path = tmp_path / "w.duckdb"

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, chain
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, DownstreamTasksSkipped
 from botocore.exceptions import EndpointConnectionError
 
+from include import snapshots
 from include.operators import check_prerequisites
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
-from include.settings import get_settings
+from include.settings import Settings, get_settings
 from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
@@ -21,11 +24,61 @@ LOADED = (
 )
 
 
-def check(start: str = "2021-01-01", end: str = "2021-02-01", tenant: str | None = None) -> Any:
-    task = CheckPrerequisitesOperator(
-        task_id="check_prerequisites", start_date=start, end_date=end, tenant=tenant
+class TaskInstance:
+    """Keeps what the task leaves for Airflow to remember."""
+
+    def __init__(self) -> None:
+        self.map_index = -1
+        self.pushed: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+def check(
+    start: str = "2021-01-01",
+    end: str = "2021-02-01",
+    tenant: str | None = None,
+    reuse_snapshot: str | None = None,
+) -> Any:
+    """Runs the task before a transform group of two tasks and an export."""
+    with DAG("shop", schedule=None):
+        task = CheckPrerequisitesOperator(
+            task_id="check_prerequisites",
+            start_date=start,
+            end_date=end,
+            tenant=tenant,
+            reuse_snapshot=reuse_snapshot,
+        )
+        names = ("transform.sessions", "transform.docs", "export.export_snapshot")
+        chain(task, *(EmptyOperator(task_id=name) for name in names))
+    return task.execute({"ti": TaskInstance()})  # type: ignore[arg-type, typeddict-item]
+
+
+def skipped(**options: Any) -> set[str]:
+    """Returns the tasks that the check skips."""
+    with pytest.raises(DownstreamTasksSkipped) as caught:
+        check(**options)
+    return set(caught.value.tasks)
+
+
+def a_snapshot(s3: Any, settings: Settings, tenant: str = "demo-shop") -> str:
+    name = "snap-0123456789abcdef"
+    uri = snapshots.snapshot_uri(settings.bucket, settings.prefix, name)
+    manifest = snapshots.Manifest(
+        snapshot_id=name,
+        tenant=tenant,
+        interval=snapshots.Interval(start="2021-01-01", end="2021-02-01"),
+        split=snapshots.Split(validation_start="2021-01-20T00:00:00Z", test_start="2021-01-25T00:00:00Z"),
+        counts={},
+        files=(),
+        sql_sha256="",
+        dbt_manifest_sha256="",
+        high_water_mark="",
+        profile={},
     )
-    return task.execute({})  # type: ignore[arg-type]
+    snapshots.publish(s3, uri, manifest)
+    return name
 
 
 @pytest.fixture
@@ -77,9 +130,34 @@ def test_unusable_window_is_refused(set_up: Path, start: str, end: str, message:
     ("start", "end"),
     [("2022-01-01", "2022-02-01"), ("2021-01-01", "2021-01-15"), ("2021-01-16", "2021-02-01")],
 )
-def test_window_without_events_is_skipped(set_up: Path, start: str, end: str) -> None:
-    with pytest.raises(AirflowSkipException, match="are from 2021-01-15 to 2021-01-15"):
-        check(start, end)
+def test_window_without_events_skips_the_rest_of_the_run(set_up: Path, start: str, end: str) -> None:
+    everything = {"transform.sessions", "transform.docs", "export.export_snapshot"}
+    assert skipped(start=start, end=end) == everything
+
+
+def test_snapshot_that_is_used_again_needs_no_warehouse_and_no_transform(
+    set_up: Path, aws: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = a_snapshot(aws, settings)
+    set_up.unlink()
+    monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT")
+    assert skipped(reuse_snapshot=name) == {"transform.sessions", "transform.docs"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tenant", "said"),
+    [
+        (None, "another-shop", "of tenant 'another-shop'"),
+        ("snap-ffffffffffffffff", "demo-shop", "There is no snapshot"),
+        ("snap-1'; drop", "demo-shop", "no snapshot folder"),
+    ],
+)
+def test_snapshot_that_cannot_be_used_again_is_said_at_once(
+    set_up: Path, aws: Any, settings: Settings, name: str | None, tenant: str, said: str
+) -> None:
+    there = a_snapshot(aws, settings, tenant)
+    with pytest.raises(AirflowFailException, match=said):
+        check(reuse_snapshot=name or there)
 
 
 def test_rows_of_an_unfinished_load_are_not_there_yet(set_up: Path) -> None:
@@ -89,8 +167,7 @@ def test_rows_of_an_unfinished_load_are_not_there_yet(set_up: Path) -> None:
     )
     with open_warehouse(ConnectionInfo("duckdb", host=str(set_up)), "shop") as warehouse:
         warehouse.execute(Statement(unfinished))
-    with pytest.raises(AirflowSkipException, match="are from 2021-01-15 to 2021-01-15"):
-        check("2022-01-01", "2022-02-01")
+    assert "export.export_snapshot" in skipped(start="2022-01-01", end="2022-02-01")
 
 
 def test_missing_thing_outweighs_a_window_without_events(

@@ -37,7 +37,9 @@ def wanted(trained: TrainedModel, settings: Settings) -> str:
 
 
 def execute(kind: Any, claims: dict[str, Any], store: TaskStore | None = None, **extra: Any) -> Any:
-    context = {} if store is None else {"task_state_store": store}
+    context: dict[str, Any] = {"run_id": "run"}
+    if store is not None:
+        context["task_state_store"] = store
     return kind(task_id="step", **claims, **extra).execute(context)
 
 
@@ -290,10 +292,12 @@ def right(session: list[str], k: int) -> list[str]:
 
 
 def test_right_answers_make_the_deployment_final(
-    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment], wanted: str
+    aws: Any, sagemaker: FakeSageMaker, smoke: Callable[..., Deployment], wanted: str
 ) -> None:
     deployed = smoke(right)
     assert (deployed.smoke_cases, deployed.replaced) == (2, "cfg-old")
+    kept = aws.get_object(Bucket="post-modern-stack", Key="shop/runs/run/deployment.json")["Body"].read()
+    assert Deployment.model_validate_json(kept) == deployed
     assert [name for name, _ in sagemaker.calls] == ["InvokeEndpoint"] * 2
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from moto.server import ThreadedMotoServer
 
 from include import snapshots
+from include.client import Client
 from include.contracts import Snapshot
 from include.operators.export_snapshot import ExportSnapshotOperator
 from include.settings import Settings
@@ -60,6 +62,16 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings) ->
 def export(start: str = START, end: str = END, **options: Any) -> Snapshot:
     operator = ExportSnapshotOperator(task_id="export", start_date=start, end_date=end, **options)
     return Snapshot.model_validate(json.loads(json.dumps(operator.execute({}))))
+
+
+def spoil(s3: Any, settings: Settings, snapshot: Snapshot, damage: str) -> None:
+    where = {
+        "Bucket": settings.bucket,
+        "Key": snapshot.uri.removeprefix(f"s3://{settings.bucket}/") + "train/part-00000.parquet",
+    }
+    body = bytearray(s3.get_object(**where)["Body"].read())
+    body[len(body) // 2] ^= 1
+    s3.delete_object(**where) if damage == "gone" else s3.put_object(Body=bytes(body), **where)
 
 
 def read(s3: Any, settings: Settings, snapshot: Snapshot, path: str) -> Any:
@@ -118,7 +130,7 @@ def test_a_killed_try_is_cleared_away_and_finished(
         raise ConnectionError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "write_manifest", killed)
+        patch.setattr(snapshots, "publish", killed)
         with pytest.raises(ConnectionError):
             export()
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=settings.bucket)["Contents"]]
@@ -130,10 +142,10 @@ def test_a_killed_try_is_cleared_away_and_finished(
     assert manifest is not None and snapshots.problems(s3, snapshot.uri, manifest, deep=True) == []
 
 
-def test_a_damaged_snapshot_is_written_anew(s3: Any, shop: Path, settings: Settings) -> None:
+@pytest.mark.parametrize("damage", ["gone", "flipped byte"])
+def test_a_damaged_snapshot_is_written_anew(s3: Any, shop: Path, settings: Settings, damage: str) -> None:
     snapshot = export()
-    prefix = snapshot.uri.removeprefix(f"s3://{settings.bucket}/")
-    s3.delete_object(Bucket=settings.bucket, Key=prefix + "train/part-00000.parquet")
+    spoil(s3, settings, snapshot, damage)
     assert export().snapshot_id == snapshot.snapshot_id
     manifest = snapshots.read_manifest(s3, snapshot.uri)
     assert manifest is not None and snapshots.problems(s3, snapshot.uri, manifest, deep=True) == []
@@ -158,6 +170,122 @@ def test_rows_that_arrive_during_an_export_are_not_in_it(
     assert read(s3, settings, during, "train/part-00000.parquet").num_rows == manifest.counts["train"]
 
 
+def test_two_exports_of_the_same_content_at_once_end_as_one(
+    s3: Any, shop: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second starts and ends while the first is still unloading."""
+    unload = Warehouse.unload
+    finished: list[Snapshot] = []
+
+    def overtaken(warehouse: Warehouse, uri: str) -> Any:
+        monkeypatch.setattr(Warehouse, "unload", unload)
+        finished.append(export())
+        return unload(warehouse, uri)
+
+    monkeypatch.setattr(Warehouse, "unload", overtaken)
+    slow = export()
+    assert [slow] == finished
+    manifest = snapshots.read_manifest(s3, slow.uri)
+    assert manifest is not None and snapshots.problems(s3, slow.uri, manifest, deep=True) == []
+
+
+def test_an_export_that_was_overtaken_leaves_none_of_its_own_files(
+    s3: Any, shop: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Snowflake, whose files are named after the query that wrote them."""
+    unload = Warehouse.unload
+
+    def overtaken(warehouse: Warehouse, uri: str) -> Any:
+        monkeypatch.setattr(Warehouse, "unload", unload)
+        export()
+        folder = uri.removeprefix(f"s3://{settings.bucket}/")
+        moved = []
+        for part in unload(warehouse, uri):
+            path = part.uri.removeprefix(uri)
+            body = s3.get_object(Bucket=settings.bucket, Key=folder + path)["Body"].read()
+            other = path.replace("part-00000", "query-2")
+            s3.put_object(Bucket=settings.bucket, Key=folder + other, Body=body)
+            moved.append(replace(part, uri=uri + other))
+        return moved
+
+    monkeypatch.setattr(Warehouse, "unload", overtaken)
+    slow = export()
+    manifest = snapshots.read_manifest(s3, slow.uri)
+    assert manifest is not None and manifest.claim(slow.uri) == slow
+    assert snapshots.problems(s3, slow.uri, manifest, deep=True) == []
+
+
+def test_a_snapshot_is_used_again_without_a_warehouse(
+    s3: Any, shop: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    snapshot = export()
+    shop.unlink()
+    monkeypatch.delenv(f"AIRFLOW_CONN_{settings.warehouse_conn_id.upper()}")
+    assert export("2030-01-01", "2020-01-01", reuse_snapshot=snapshot.snapshot_id) == snapshot
+
+
+@pytest.mark.parametrize(
+    ("name", "tenant", "damage", "said"),
+    [
+        ("snap-0123456789abcdef", None, None, "There is no snapshot"),
+        ("latest", None, None, "no snapshot folder"),
+        (None, "another-shop", None, "of tenant 'demo-shop'"),
+        (None, None, "gone", "part-00000.parquet is missing"),
+        (None, None, "flipped byte", "part-00000.parquet has changed"),
+    ],
+)
+def test_a_snapshot_that_cannot_be_used_again_fails_at_once(
+    s3: Any,
+    shop: Path,
+    settings: Settings,
+    name: str | None,
+    tenant: str | None,
+    damage: str | None,
+    said: str,
+) -> None:
+    snapshot = export()
+    if damage:
+        spoil(s3, settings, snapshot, damage)
+    with pytest.raises(AirflowFailException, match=said):
+        export(reuse_snapshot=name or snapshot.snapshot_id, tenant=tenant)
+
+
+def test_drift_against_the_previous_snapshot_is_written_beside_and_warned_of(
+    s3: Any, shop: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = export(end="2026-01-20")
+    assert (first.previous_snapshot_id, first.drift_uri) == (None, None)
+    calm = export()
+    assert calm.previous_snapshot_id == first.snapshot_id
+    assert calm.drift_uri == (
+        f"s3://{settings.bucket}/{settings.prefix}/drift/{calm.snapshot_id}/{first.snapshot_id}.json"
+    )
+    with open_file(shop) as warehouse:
+        warehouse.execute(
+            Statement("update shop.sessions set actions = list_transform(actions, lambda x: 'new')")
+        )
+    with caplog.at_level("WARNING"):
+        moved = export()
+    assert moved.drift_uri is not None
+    body = s3.get_object(Bucket=settings.bucket, Key=moved.drift_uri.split("/", 3)[3])["Body"].read()
+    assert json.loads(body)["measures"]["actions"]["level"] == "large"
+    # The manifest is a function of content: it knows of no other snapshot.
+    manifest = snapshots.read_manifest(s3, moved.uri)
+    assert manifest is not None and first.snapshot_id not in manifest.to_bytes().decode()
+
+
+def test_a_run_leaves_its_snapshot_where_a_notebook_finds_it(
+    s3: Any, shop: Path, settings: Settings, server: str
+) -> None:
+    operator = ExportSnapshotOperator(task_id="export", start_date=START, end_date=END)
+    run_id = "manual__2026-02-01T00:00:00+00:00"
+    claim = operator.execute({"run_id": run_id})  # type: ignore[arg-type]
+    options = {"region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    run = Client(endpoint_url=server, **options).run(run_id)
+    assert run.snapshot is not None and run.snapshot.id == claim["snapshot_id"]
+    assert len(run.snapshot.train.to_pandas()) == claim["train_sessions"]
+
+
 def test_an_empty_interval_is_a_skip_with_a_reason(s3: Any, shop: Path, settings: Settings) -> None:
     with pytest.raises(AirflowSkipException, match="2020-01-01"):
         export("2020-01-01", "2020-02-01")
@@ -179,6 +307,17 @@ def test_what_no_retry_can_mend_fails_at_once(
     with pytest.raises(AirflowFailException, match=said):
         export(**options)
     assert "Contents" not in s3.list_objects_v2(Bucket=settings.bucket)
+
+
+def test_a_shop_without_a_catalogue_is_exported_all_the_same(s3: Any, shop: Path, server: str) -> None:
+    with open_file(shop) as warehouse:
+        warehouse.execute(Statement("delete from shop.products"))
+    snapshot = export()
+    assert snapshot.products == 0
+    options = {"region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    opened = Client(endpoint_url=server, **options).snapshot(snapshot.snapshot_id)
+    assert opened.catalog.to_arrow().num_rows == 0
+    assert opened.profile["catalogue"]["interactions_with_category"] == 0
 
 
 def test_a_warehouse_without_marts_says_what_to_run(s3: Any, shop: Path) -> None:

@@ -60,7 +60,7 @@ class Cloud:
 
     def run(self, trained: object = TRAINED, override: object = "") -> dict[str, Any]:
         operator = GateModelOperator(task_id="gate_model", trained_model=trained, override_reason=override)  # type: ignore[arg-type]
-        return operator.execute({"ti": self.ti})  # type: ignore[arg-type,typeddict-item]
+        return operator.execute({"ti": self.ti, "run_id": "run"})  # type: ignore[arg-type,typeddict-item]
 
     def read(self, name: str) -> str:
         return self.client.get_object(Bucket=BUCKET, Key=f"{REPORTS}/{name}")["Body"].read().decode()
@@ -112,6 +112,8 @@ def test_a_rejected_model_stops_the_run_and_leaves_its_verdict_in_xcom(cloud: Cl
     verdict = Verdict.model_validate(cloud.ti.pushed["return_value"])
     assert not verdict.approved and verdict.failures
     assert json.loads(cloud.read("verdict.json"))["approved"] is False
+    kept = cloud.client.get_object(Bucket=BUCKET, Key="shop/runs/run/verdict.json")["Body"].read()
+    assert Verdict.model_validate_json(kept) == verdict
     assert "rejected" in cloud.read("card.html")
 
 

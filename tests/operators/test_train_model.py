@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_a_run_uploads_the_code_and_starts_one_job(
     key = f"shop/code/{source_digest(source)}/sourcedir.tar.gz"
     assert request["HyperParameters"]["sagemaker_submit_directory"] == f'"s3://post-modern-stack/{key}"'
     assert aws.head_object(Bucket="post-modern-stack", Key=key)["ContentLength"] > 0
+
+
+def test_the_run_keeps_the_claim_check(sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot) -> None:
+    returned = operator(snapshot).execute({"run_id": "manual__1"})  # type: ignore[arg-type]
+    body = aws.get_object(Bucket="post-modern-stack", Key="shop/runs/manual__1/model.json")["Body"].read()
+    assert json.loads(body) == returned
 
 
 def test_templated_numbers_may_arrive_as_text(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:

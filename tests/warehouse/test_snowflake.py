@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import sqlfluff
 
 from include.contracts import BadInputError, SettingsError
-from include.warehouse import landing, snowflake, unload
+from include.warehouse import landing, profile, snowflake, unload
 from include.warehouse.base import ConnectionInfo, ObjectStorage, Part
 from include.warehouse.dialect import SnowflakeDialect, Statement
 from include.warehouse.kinds import EVENTS, KINDS
@@ -48,7 +49,9 @@ def statements() -> dict[str, Statement]:
         landing.store_report(DIALECT, LOAD, "folder", "{}"),
         landing.loaded_dates(DIALECT, "t"),
         *unload.selection(DIALECT, "shop", REQUEST),
-        *unload.questions(DIALECT, REQUEST).values(),
+        *unload.selection(DIALECT, "shop", replace(REQUEST, max_sessions=None)),
+        profile.interactions(DIALECT),
+        *unload.questions(DIALECT).values(),
         *(
             copy_into_location(DIALECT, query, "s3://bucket/shop/train/", "shop_integration")
             for query in unload.queries(DIALECT).values()
@@ -65,6 +68,23 @@ def test_every_statement_parses_as_snowflake_and_binds_what_it_names() -> None:
         sqlfluff.parse(sql, dialect="snowflake")
         for key in statement.values:
             assert f"%({key})s" in statement.sql, (name, key)
+
+
+def test_everything_after_the_copies_reads_the_copies_alone() -> None:
+    """READ COMMITTED: a second look at a mart may find other rows."""
+    frozen = unload.selection(DIALECT, "shop", REQUEST)
+    marts = [statement.sql.count("shop.") for statement in frozen]
+    assert marts == [1, 1, 0, 0]
+    assert all(statement.sql.startswith("create or replace temporary table") for statement in frozen)
+    after = [profile.interactions(DIALECT), *unload.questions(DIALECT).values()]
+    assert not [s.sql for s in (*after, *unload.queries(DIALECT).values()) if "shop." in s.sql]
+
+
+def test_unloaded_columns_are_named_in_lower_case() -> None:
+    for query in unload.queries(DIALECT).values():
+        for column in query.sql.removeprefix("select ").split(" from ")[0].split(", "):
+            name, alias = column.split(" as ")
+            assert alias == f'"{name.removeprefix("to_json(").removesuffix(")")}"'
 
 
 def test_values_never_become_part_of_the_text() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from include.contracts import BadInputError, SettingsError
 from include.warehouse.dialect import DuckDBDialect, Statement
-from include.warehouse.unload import Selection, UnloadRequest, queries, sql_sha256
+from include.warehouse.unload import Selection, UnloadRequest, queries, selection, sql_sha256
 from tests.shops import open_file
 
 DAY = 86_400_000
@@ -109,16 +110,30 @@ def test_what_is_left_out(tmp_path: Path) -> None:
                 )
             )
         with warehouse.transaction():
-            assert warehouse.select(REQUEST).sessions == 2
-            names = warehouse.execute(Statement("select session_id from snapshot_sessions order by 1"))
-    assert names == [("kept",), ("last moment",)]
+            selection = warehouse.select(REQUEST)
+            names = warehouse.execute(
+                Statement(
+                    "select split, session_id from snapshot_sessions where split not in ('bot', 'short')"
+                )
+            )
+    assert sorted(name for _, name in names) == ["kept", "last moment"]
+    assert selection.sessions == 2
+    assert selection.profile["left_out"] == {"straddling": 0, "bot": 1, "short": 2, "unsampled": 0}
 
 
 def test_sampling_keeps_the_latest(tmp_path: Path) -> None:
     marts(tmp_path / "w.duckdb", hundred())
     request = UnloadRequest.parse("t", "2026-01-01", "2026-02-01", 10)
-    _, found = select(tmp_path / "w.duckdb", request)
+    selection, found = select(tmp_path / "w.duckdb", request)
     assert [row[0] for row in found["train"]] == [f"s{n:03d}" for n in range(90, 97)]
+    assert selection.sessions == 10
+    assert selection.profile["left_out"]["unsampled"] == 90
+
+
+def test_sampling_takes_exactly_its_number_where_sessions_start_together(tmp_path: Path) -> None:
+    marts(tmp_path / "w.duckdb", [(f"s{n}", FIRST, FIRST + 1, ["a", "b"]) for n in range(9)])
+    selection, _ = select(tmp_path / "w.duckdb", UnloadRequest.parse("t", "2026-01-01", "2026-02-01", 4))
+    assert selection.sessions == 4
 
 
 def test_the_high_water_mark_follows_the_data_and_nothing_else(tmp_path: Path) -> None:
@@ -131,16 +146,69 @@ def test_the_high_water_mark_follows_the_data_and_nothing_else(tmp_path: Path) -
     assert marks[0] == marks[1] != marks[2]
 
 
+def test_the_high_water_mark_tells_null_from_empty(tmp_path: Path) -> None:
+    marks = set()
+    for number, value in enumerate(("null", "''", "'c/d'")):
+        marts(tmp_path / f"{number}.duckdb", hundred())
+        with open_file(tmp_path / f"{number}.duckdb") as warehouse:
+            warehouse.execute(Statement(f"update shop.products set category = {value}"))
+        marks.add(select(tmp_path / f"{number}.duckdb")[0].high_water_mark)
+    assert len(marks) == 3
+
+
 def test_the_profile_describes_the_data(tmp_path: Path) -> None:
     sessions = hundred()
     sessions[99] = (*sessions[99][:3], ["a", "never seen"])
+    sessions[98] = (*sessions[98][:3], ["a", *(f"p{n % 7}" for n in range(29))])
     marts(tmp_path / "w.duckdb", sessions)
     profile = select(tmp_path / "w.duckdb")[0].profile
-    assert profile["actions"] == {"detail": 200}
-    assert profile["top_products"][0] == ["a", 79]
+    total = 228
+    assert profile["splits"]["train"] == {
+        "sessions": 79, "interactions": 158,
+        "length_quantiles": {"0.1": 2, "0.5": 2, "0.9": 2, "0.99": 2, "1": 2},
+    }  # fmt: skip
+    assert profile["splits"]["test"]["length_quantiles"]["1"] == 30
+    assert {bar: n for bar, n in profile["lengths"].items() if n} == {"2+": 99, "30+": 1}
+    assert profile["actions"] == {"detail": total}
+    assert profile["top_products"][0] == ["a", 100, pytest.approx(100 / total, abs=1e-6)]
+    assert profile["top_categories"] == [["c/d", 100, pytest.approx(100 / total, abs=1e-6)]]
+    assert profile["catalogue"] == {
+        "products": 1, "with_category": 1.0, "with_price": 1.0,
+        "interactions_with_category": pytest.approx(100 / total, abs=1e-6),
+        "interactions_with_price": pytest.approx(100 / total, abs=1e-6),
+    }  # fmt: skip
     assert profile["products_in_train"] == 8
-    assert profile["test_unknown_share"] == pytest.approx(1 / 22)
-    assert profile["splits"]["train"]["length_quantiles"]["0.5"] == 2
+    assert profile["test_unknown_share"] == pytest.approx(1 / 50)
+    assert set(profile["sessions_per_day"].values()) == {10}
+    assert list(profile["sessions_per_day"])[::9] == ["2026-01-01", "2026-01-10"]
+    assert sum(profile["sessions_per_hour"]) == 100 and profile["sessions_per_hour"][0] == 10
+
+
+def test_the_same_content_has_the_same_profile_and_the_same_files(tmp_path: Path) -> None:
+    """Whatever the order in which rows lie in the mart, and whatever the number of threads."""
+    written = set()
+    for name, sessions, threads in (("a", hundred(), 1), ("b", list(reversed(hundred())), 2)):
+        marts(tmp_path / f"{name}.duckdb", sessions)
+        with open_file(tmp_path / f"{name}.duckdb") as warehouse, warehouse.transaction():
+            warehouse.execute(Statement(f"set threads = {threads}"))
+            profile = json.dumps(dict(warehouse.select(REQUEST).profile))
+            files = []
+            for folder, query in queries(warehouse.dialect).items():
+                file = tmp_path / f"{name}-{folder}-"
+                assert len(warehouse.copy_to(query, str(file))) == 1
+                files.append(Path(f"{file}part-00000.parquet").read_bytes())
+            written.add((profile, *files))
+    assert len(written) == 1
+
+
+def test_a_hostile_tenant_is_a_value_and_never_text(tmp_path: Path) -> None:
+    hostile = "t' or 1=1 --"
+    marts(tmp_path / "w.duckdb", hundred())
+    with open_file(tmp_path / "w.duckdb") as warehouse, warehouse.transaction():
+        request = UnloadRequest.parse(hostile, "2026-01-01", "2026-02-01", None)
+        assert warehouse.select(request).sessions == 0
+    for statement in selection(DuckDBDialect(), "shop", request):
+        assert hostile not in statement.sql
 
 
 def test_an_empty_interval_selects_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""What a run of the pipeline may choose: the fields of Airflow's trigger form, checked before it starts."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+from include.settings import TENANT_PATTERN, Settings
+from include.snapshots import SNAPSHOT_ID
+
+
+def run_params(settings: Settings) -> dict[str, Param]:
+    """Returns the Params of `post_modern_stack`, with the settings as defaults."""
+    return {
+        "start_date": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            title="First day",
+            description=f"First event date (UTC). Empty: {settings.window_days} days before the last.",
+        ),
+        "end_date": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            title="Day after the last",
+            description="Events before this day (UTC) are used. Empty: the end of the run's data interval, "
+            "or of the load that triggered it.",
+        ),
+        "tenant": Param(
+            settings.tenant,
+            type="string",
+            pattern=TENANT_PATTERN,
+            title="Tenant",
+            description="Key of the shop to learn from and recommend to. A run that a load triggered "
+            "takes the load's.",
+        ),
+        "max_sessions": Param(
+            None,
+            type=["null", "integer"],
+            minimum=100,
+            maximum=100_000_000,
+            title="Sessions at most",
+            description="Train on the latest N sessions of the window, for a quick try. Empty for all.",
+        ),
+        "reuse_snapshot": Param(
+            None,
+            type=["null", "string"],
+            pattern=f"^{SNAPSHOT_ID}$",
+            title="Reuse snapshot",
+            description="Train on this snapshot of the tenant (snap-…) instead of a new export. Dates and "
+            "sessions at most are ignored then, and transform is skipped.",
+        ),
+        "architecture": Param(
+            "gru",
+            enum=["gru", "attention"],
+            title="Architecture",
+            description="gru: recurrent, quick to train on a CPU. attention: SASRec-like.",
+        ),
+        "epochs": Param(
+            10,
+            type="integer",
+            minimum=1,
+            maximum=200,
+            title="Epochs at most",
+            description="Training stops earlier once validation MRR@20 no longer rises.",
+        ),
+        "training_instance_type": Param(
+            settings.training_instance_type,
+            type="string",
+            pattern=r"^ml\.(m5|m6i|m7i|c5|c6i|c7i|g4dn|g5|g6|p3)\.(x?large|[248]xlarge|12xlarge)$",
+            title="Training instance",
+            description="SageMaker instance of the training job; the largest types are refused on purpose.",
+        ),
+        "training_minutes": Param(
+            60,
+            type="integer",
+            minimum=1,
+            maximum=1440,
+            title="Training minutes at most",
+            description="The job is stopped, and billing ends, after this long.",
+        ),
+        "deploy": Param(
+            True,
+            type="boolean",
+            title="Deploy",
+            description="Off: stop after the gate's verdict and leave the endpoint alone.",
+        ),
+        "override_reason": Param(
+            None,
+            type=["null", "string"],
+            maxLength=500,
+            title="Override the gate, because",
+            description="Deploys a rejected model. The reason is kept in the verdict and on the card.",
+        ),
+    }
