@@ -29,7 +29,7 @@ from include.warehouse.loading import SourceFile, SourceFiles
 from include.warehouse.unload import Selection, UnloadRequest
 
 _PASSED_ON = ("memory_limit", "threads", "temp_directory")
-_LOAD_MEMORY = "1GB"
+_LOAD_MEMORY = "750MB"
 _BLOCKS_PER_CHUNK = 12
 """Of 16 MiB each: about a million events between two commits."""
 _BUSY = "Another load of the same content is under way; the next try sees what it did."
