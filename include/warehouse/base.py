@@ -215,7 +215,10 @@ class Warehouse(ABC):
             for statement in landing.keep_first_sessions(self.dialect, load, max_sessions):
                 self.execute(statement)
         report = self._report(load, source, lines, max_reject_share)
-        self.execute(landing.store_report(self.dialect, load, source.name, report.model_dump_json()))
+        document = report.model_dump_json()
+        self.execute(
+            landing.store_report(self.dialect, load, source.name, document, visible_at=datetime.now(UTC))
+        )
         return report
 
     def _report(

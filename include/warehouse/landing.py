@@ -145,14 +145,24 @@ def stored_report(dialect: Dialect, etl_id: str) -> Statement:
     )
 
 
-def store_report(dialect: Dialect, load: Load, source: str, report: str) -> Statement:
-    """Returns the insert that makes the load visible."""
-    names = ("etl_id", "api_key", "source", "etl_timestamp")
+def store_report(dialect: Dialect, load: Load, source: str, report: str, visible_at: datetime) -> Statement:
+    """Returns the insert that makes the load visible.
+
+    Its `loaded_at` is the moment of that, and not of the load's beginning: whoever looks for what is new
+    since a moment must not miss a load that took long.
+    """
+    names = ("etl_id", "api_key", "source", "loaded_at")
     bound = ", ".join(dialect.parameter(name) for name in names)
     return Statement(
         f"insert into {raw(dialect, 'loads')} (etl_id, tenant, source, loaded_at, report) "
         f"select {bound}, {dialect.to_json(dialect.parameter('report'))}",
-        {**load.values, "source": source, "report": report},
+        {
+            "etl_id": load.etl_id,
+            "api_key": load.tenant,
+            "source": source,
+            "loaded_at": visible_at.astimezone(UTC).replace(tzinfo=None),
+            "report": report,
+        },
     )
 
 

@@ -191,56 +191,56 @@ def _whole_lines(name: str, stream: IO[bytes], offset: int, block_bytes: int) ->
         yield rest, offset
 
 
+@dataclass
+class _Apart:
+    """Lines that a plain split at commas would get wrong, by line number."""
+
+    quoted: dict[int, list[str]] = field(default_factory=dict)
+    spoiled: dict[int, str] = field(default_factory=dict)
+    blank: set[int] = field(default_factory=set)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.quoted or number in self.spoiled or number in self.blank
+
+
 def _block(text: bytes, first_line: int, columns: int, end: Position) -> Block:
-    clean = _normalised(text)
-    quoted: dict[int, list[str]] = {}
-    spoiled: dict[int, str] = {}
-    blank: set[int] = set()
-    if _has_odd_lines(clean):
-        clean = _set_apart(clean, text, first_line, quoted, spoiled, blank)
-    for number, fields in list(quoted.items()):
-        if len(fields) != columns:
-            spoiled[number] = "wrong_column_count"
-            del quoted[number]
-    apart = quoted.keys() | spoiled.keys() | blank
-    table, short = _parse(clean, first_line, columns, quoted)
-    for number, line in short:
-        if number not in apart and line.strip():
-            spoiled[number] = "wrong_column_count"
+    clean, apart = _set_apart(text, first_line, columns)
+    table, short = _parse(clean, first_line, columns, apart.quoted)
+    spoiled = apart.spoiled | {
+        number: "wrong_column_count" for number, line in short if number not in apart and line.strip()
+    }
     return Block(table, spoiled, table.num_rows + len(spoiled), end, first_line, text)
 
 
-def _set_apart(
-    clean: bytes,
-    text: bytes,
-    first_line: int,
-    quoted: dict[int, list[str]],
-    spoiled: dict[int, str],
-    blank: set[int],
-) -> bytes:
-    """Sorts out the lines that a plain split at commas would get wrong, and returns the others."""
+def _set_apart(text: bytes, first_line: int, columns: int) -> tuple[bytes, _Apart]:
+    """Returns the lines that can be split at commas, a filler in the place of the others, and those."""
+    clean, apart = _normalised(text), _Apart()
+    if not _has_odd_lines(clean):
+        return clean, apart
     lines = clean.split(b"\n")
-    odd: list[int] = []
+    quoted: list[int] = []
     for index, line in enumerate(lines):
         if b'"' in line or b"\r" in line:
-            odd.append(index)
+            quoted.append(index)
         elif not line:
-            blank.add(first_line + index)
+            apart.blank.add(first_line + index)
         elif b"\0" in line or _DAMAGE in line:
-            spoiled[first_line + index] = "binary_rubbish"
+            apart.spoiled[first_line + index] = "binary_rubbish"
         else:
             continue
         lines[index] = _FILLER
-    if odd:
+    if quoted:
         # As they were: the normalisation may have taken quotes of theirs that meant something.
         originals = _decoded(text).decode().replace("\r\n", "\n").split("\n")
-        kept = [originals[index] for index in odd]
-        for index, line_text, fields in zip(odd, kept, _split(kept), strict=True):
+        kept = [originals[index] for index in quoted]
+        for index, line_text, fields in zip(quoted, kept, _split(kept), strict=True):
             if "\0" in line_text or DAMAGE_MARK in line_text:
-                spoiled[first_line + index] = "binary_rubbish"
+                apart.spoiled[first_line + index] = "binary_rubbish"
+            elif len(fields) != columns:
+                apart.spoiled[first_line + index] = "wrong_column_count"
             else:
-                quoted[first_line + index] = fields
-    return b"\n".join(lines)
+                apart.quoted[first_line + index] = fields
+    return b"\n".join(lines), apart
 
 
 def _decoded(text: bytes) -> bytes:

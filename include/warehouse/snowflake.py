@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _STAGE = "raw.landing"
 _BLOCK_BYTES = 64 << 20
 """Snowflake likes fewer files than DuckDB likes blocks; memory allows no larger ones."""
-_LOAD_MEMORY = "1GB"
+_LOAD_MEMORY = "750MB"
 _UNKNOWN_OBJECT = {2003, 904}
 """Snowflake's error numbers of a missing table and a missing column."""
 

@@ -118,6 +118,10 @@ def test_a_load_killed_midway_goes_on_behind_its_last_chunk(tmp_path: Path, name
     assert (report.events_read, report.events_landed) == (LINES, LINES - 2)
     assert report.rejected_by_reason == {"timestamp_not_integer": 2}
     assert rows(path, "select distinct etl_timestamp from raw.shopping_events") == [(first_try,)]
+    # It became visible only now, whenever it began.
+    assert rows(path, "select loaded_at > etl_timestamp from raw.loads, raw.rejected_events limit 1") == [
+        (True,)
+    ]
     assert rows(path, "select count(*) from raw.load_progress") == [(0,)]
     assert rows(path, "select line from raw.rejected_events order by 1") == [(102,), (3002,)]
 

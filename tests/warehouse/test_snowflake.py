@@ -46,7 +46,7 @@ def statements() -> dict[str, Statement]:
         *(landing.count_rows(DIALECT, LOAD, kind) for kind in KINDS),
         landing.count_rejects(DIALECT, LOAD),
         landing.stored_report(DIALECT, "etl-1"),
-        landing.store_report(DIALECT, LOAD, "folder", "{}"),
+        landing.store_report(DIALECT, LOAD, "folder", "{}", NOW),
         landing.loaded_dates(DIALECT, "t"),
         *unload.selection(DIALECT, "shop", REQUEST),
         *unload.selection(DIALECT, "shop", replace(REQUEST, max_sessions=None)),
