@@ -12,7 +12,7 @@ from include.warehouse.dialect import Statement
 from tests.shops import open_file, transformed_shop
 from tests.transforms import RUN, run_task
 
-MODEL = "transform.stg_shopping_events_model_build"
+MODEL = "transform.int_shopping_events_deduplicated_model_build"
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_each_try_of_a_model_leaves_its_results_apart(shop: Path, aws: Any) -> N
 
 def test_failed_data_test_is_named_kept_and_not_retried(shop: Path, aws: Any) -> None:
     with open_file(shop) as warehouse:
-        warehouse.execute(Statement("update raw.shopping_events set event_type = 'click'"))
-    with pytest.raises(AirflowFailException, match=r"accepted_values_stg_shopping_events.*: Got \d+ result"):
+        warehouse.execute(Statement("update shop.int_shopping_events_deduplicated set event_type = 'click'"))
+    with pytest.raises(AirflowFailException, match=r"accepted_values_int_shopping_events.*: Got \d+ result"):
         run_task(MODEL)
     key = f"shop/dbt/{RUN}/{MODEL}/1/run_results.json"
     results = json.loads(read(aws, f"s3://post-modern-stack/{key}"))["results"]
