@@ -23,7 +23,7 @@
 {%- endmacro %}
 
 {% macro snowflake__json_text(parsed, key) -%}
-    get({{ parsed }}, '{{ key }}')::varchar
+    {{ parsed }}:{{ key }}::varchar
 {%- endmacro %}
 
 
