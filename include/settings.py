@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 # Starts with a letter and is no Python literal: templates would turn "2021" or "None" into something else.
 TENANT_PATTERN = r"^(?!(?:None|True|False|inf|nan)$)[A-Za-z][A-Za-z0-9_.-]{0,63}$"
+_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_$]{0,254}$"
 
 
 class Settings(BaseSettings):
@@ -37,6 +38,12 @@ class Settings(BaseSettings):
     )
     duckdb_memory_limit: str = Field(
         "4GB", description="Memory that DuckDB may take for a dbt model; what does not fit spills to disk."
+    )
+    snowflake_warehouse: str | None = Field(
+        None, pattern=_IDENTIFIER, description="Virtual warehouse, where not the one of the connection."
+    )
+    snowflake_role: str | None = Field(
+        None, pattern=_IDENTIFIER, description="Snowflake role, where not the one of the connection."
     )
     aws_conn_id: str = Field("aws_default", description="Airflow connection of AWS or of the local emulator.")
     bucket: str = Field("post-modern-stack", description="S3 bucket of snapshots, code, models and reports.")
@@ -86,7 +93,7 @@ class Settings(BaseSettings):
             raise ValueError("a tenant is a letter, then up to 63 letters, digits, '_', '.' or '-'")
         return value
 
-    @field_validator("schedule", "dbt_cloud_job_id", mode="before")
+    @field_validator("schedule", "dbt_cloud_job_id", "snowflake_warehouse", "snowflake_role", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value

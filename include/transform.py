@@ -10,9 +10,10 @@ from airflow.sdk import TaskGroup
 from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import InvocationMode, LoadMode, SourceRenderingBehavior, TestBehavior
 from cosmos.operators.local import DbtDocsLocalOperator
-from cosmos.profiles import DuckDBUserPasswordProfileMapping, SnowflakePrivateKeyPemProfileMapping
+from cosmos.profiles import DuckDBUserPasswordProfileMapping
 
 from include.contracts import SettingsError
+from include.dbt_profile import QUERY_TAG, KeyPairProfileMapping
 from include.operators.keep_dbt_artifacts import keep_docs, keep_run_results
 from include.settings import PROJECT_ROOT
 
@@ -32,10 +33,12 @@ def _profile(settings: Settings) -> ProfileConfig:
 
     Cosmos hands passwords and keys to dbt through environment variables of the task's process.
     """
-    arguments = {"schema": settings.warehouse_schema, "threads": 2}
+    arguments: dict[str, object] = {"schema": settings.warehouse_schema, "threads": 2}
     mapping: BaseProfileMapping
     if settings.warehouse == "snowflake":
-        mapping = SnowflakePrivateKeyPemProfileMapping(settings.warehouse_conn_id, profile_args=arguments)
+        chosen = {"warehouse": settings.snowflake_warehouse, "role": settings.snowflake_role}
+        arguments |= {name: value for name, value in chosen.items() if value} | {"query_tag": QUERY_TAG}
+        mapping = KeyPairProfileMapping(settings.warehouse_conn_id, profile_args=arguments)
     else:
         # As in profiles.yml, which says why.
         duckdb = {"memory_limit": settings.duckdb_memory_limit, "preserve_insertion_order": False}

@@ -19,10 +19,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from include import snapshots
 from include.contracts import PipelineError, SettingsError
+from include.operators.connections import warehouse_info
 from include.sagemaker.errors import explain, is_permanent
 from include.sagemaker.storage import ensure_bucket
 from include.settings import Settings, get_settings
-from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
 from include.warehouse.landing import loaded_dates
@@ -85,7 +85,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         except SettingsError as error:
             problems.append(str(error))
         checks: tuple[Callable[[], None], ...] = (
-            *self._data_checks(settings, window, empty),
+            *self._data_checks(context, settings, window, empty),
             lambda: _check_aws(settings),
             lambda: _check_ml_environment(settings),
         )
@@ -110,14 +110,14 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         return {"start_date": window.start, "end_date": window.end}
 
     def _data_checks(
-        self, settings: Settings, window: Window | None, empty: list[str]
+        self, context: Context, settings: Settings, window: Window | None, empty: list[str]
     ) -> tuple[Callable[[], None], ...]:
         """Where the run's data come from: the warehouse by way of dbt, or an earlier snapshot."""
         tenant = self.tenant or settings.tenant
         if reused := self.reuse_snapshot:
             return (lambda: _check_snapshot(settings, tenant, reused),)
         return (
-            lambda: empty.extend(_check_warehouse(settings, tenant, window)),
+            lambda: empty.extend(_check_warehouse(settings, context, tenant, window)),
             lambda: _check_dbt_cloud(settings),
         )
 
@@ -149,7 +149,7 @@ def _connection(conn_id: str, setting: str) -> Connection:
     return connection
 
 
-def _check_warehouse(settings: Settings, tenant: str, window: Window | None) -> list[str]:
+def _check_warehouse(settings: Settings, context: Context, tenant: str, window: Window | None) -> list[str]:
     """Opens the warehouse and looks for the tenant's events in the window.
 
     Returns:
@@ -159,7 +159,7 @@ def _check_warehouse(settings: Settings, tenant: str, window: Window | None) -> 
         SettingsError: The connection is missing or of the wrong kind, or the raw log has none of theirs.
         WarehouseUnavailableError: The warehouse is locked or gone for now.
     """
-    info = ConnectionInfo.of(_connection(settings.warehouse_conn_id, "PMS_WAREHOUSE_CONN_ID"))
+    info = warehouse_info(_connection(settings.warehouse_conn_id, "PMS_WAREHOUSE_CONN_ID"), context)
     if info.conn_type != settings.warehouse:
         raise SettingsError(
             f"Connection {info.conn_id!r} is of type {info.conn_type!r}, but PMS_WAREHOUSE is "

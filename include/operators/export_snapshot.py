@@ -11,11 +11,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from include import drift, snapshots
 from include.contracts import Snapshot
+from include.operators.connections import warehouse_info
 from include.operators.guard import aws_faults
 from include.operators.load_events import optional_count
 from include.operators.records import leave_record
 from include.settings import PROJECT_ROOT, Settings, get_settings
-from include.warehouse.base import ConnectionInfo, ObjectStorage, Warehouse
+from include.warehouse.base import ObjectStorage, Warehouse
 from include.warehouse.connect import open_warehouse
 from include.warehouse.unload import TEST_FROM, VALIDATION_FROM, Selection, UnloadRequest
 
@@ -85,7 +86,7 @@ class ExportSnapshotOperator(BaseOperator):
             if self.reuse_snapshot:
                 uri, manifest = self._earlier(client, self.reuse_snapshot, settings)
             else:
-                uri, manifest = self._export(hook, client, settings)
+                uri, manifest = self._export(hook, client, settings, context)
             snapshot = self._compare(client, manifest, settings, manifest.claim(uri))
             leave_record(context, client, settings, snapshot)
         self.log.info(
@@ -105,7 +106,9 @@ class ExportSnapshotOperator(BaseOperator):
         self.log.info("%s is used again, as the run asks; every file is as it was exported.", uri)
         return uri, manifest
 
-    def _export(self, hook: AwsBaseHook, client: Any, settings: Settings) -> tuple[str, snapshots.Manifest]:
+    def _export(
+        self, hook: AwsBaseHook, client: Any, settings: Settings, context: Context
+    ) -> tuple[str, snapshots.Manifest]:
         """Selects the sessions, and writes them unless that was done before."""
         request = UnloadRequest.parse(
             self.tenant or settings.tenant,
@@ -113,7 +116,7 @@ class ExportSnapshotOperator(BaseOperator):
             str(self.window_end),
             optional_count("max_sessions", self.max_sessions),
         )
-        connection = ConnectionInfo.of(Connection.get(settings.warehouse_conn_id))
+        connection = warehouse_info(Connection.get(settings.warehouse_conn_id), context)
         with open_warehouse(connection, settings.warehouse_schema) as warehouse:
             warehouse.prepare_unload(object_storage(hook))
             # One transaction from the first count to the last file: rows that arrive meanwhile

@@ -10,9 +10,9 @@ from airflow.sdk import BaseOperator, Connection, Context
 
 from include.assets import LANDED, RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES
 from include.contracts import BadInputError, LoadReport
+from include.operators.connections import warehouse_info
 from include.operators.guard import aws_faults
 from include.settings import PROJECT_ROOT, Settings, get_settings
-from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
 from include.warehouse.loading import SourceFiles, find_source, is_on_s3
 
@@ -61,7 +61,7 @@ class LoadEventsOperator(BaseOperator):
         with aws_faults(f"Load of {self.source}"):
             limit = optional_count("max_sessions", self.max_sessions)
             source = _find(str(self.source), settings)
-            connection = ConnectionInfo.of(Connection.get(settings.warehouse_conn_id))
+            connection = warehouse_info(Connection.get(settings.warehouse_conn_id), context)
             with open_warehouse(connection, settings.warehouse_schema) as warehouse:
                 report = warehouse.land(
                     source,

@@ -19,6 +19,8 @@ from include.warehouse.loading import SourceFile, SourceFiles, etl_id_of
 
 _S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?:[A-Za-z0-9_][A-Za-z0-9._=-]*/)+")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+# What may leave an Airflow connection's extra: names and sizes. Snowflake's private key stays behind.
+_PLAIN_EXTRAS = ("memory_limit", "threads", "temp_directory", "warehouse", "role", "storage_integration")
 
 
 class WarehouseUnavailableError(OSError):
@@ -32,22 +34,34 @@ class ConnectionInfo:
     Attributes:
         host: For DuckDB the path of the file, or `:memory:`.
         extra: For DuckDB `memory_limit`, `threads` and `temp_directory` are passed on; for Snowflake
-            `storage_integration` names the integration that may write to the bucket.
+            `warehouse` and `role`, and `storage_integration` names the integration that may write to the
+            bucket.
+        query_tag: What Snowflake's query history calls the session's statements.
     """
 
     conn_type: str
     conn_id: str = "warehouse_default"
     host: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    query_tag: str = ""
 
     @classmethod
-    def of(cls, connection: Any) -> ConnectionInfo:
-        """Copies what is needed from an Airflow `Connection`; passwords stay behind."""
+    def of(cls, connection: Any, *, query_tag: str = "", **overrides: str | None) -> ConnectionInfo:
+        """Copies what is needed from an Airflow `Connection`; passwords and keys stay behind.
+
+        Args:
+            connection: The Airflow connection.
+            query_tag: Names the work that the session does.
+            **overrides: Values that go before those of the connection's extra, where they are not None.
+        """
+        extra = connection.extra_dejson or {}
+        plain = {name: extra[name] for name in _PLAIN_EXTRAS if name in extra}
         return cls(
             conn_type=connection.conn_type or "",
             conn_id=connection.conn_id,
             host=connection.host or "",
-            extra=dict(connection.extra_dejson or {}),
+            extra=plain | {name: value for name, value in overrides.items() if value is not None},
+            query_tag=query_tag,
         )
 
 

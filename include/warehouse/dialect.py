@@ -154,8 +154,8 @@ class SnowflakeDialect:
         return f"array_to_string({array}, chr(31))"
 
     def json_text(self, document: str, key: str) -> str:
-        """The path of a quoted key, then a cast."""
-        return f'{document}:"{key}"::varchar'
+        """A path, then a cast; a path keeps the case of its key."""
+        return f"{document}:{key}::varchar"
 
     def to_json(self, text: str) -> str:
         """`parse_json`."""

@@ -20,6 +20,7 @@ from include.warehouse.judging import REJECTS, Judge, rows_sql
 from include.warehouse.kinds import Kind
 from include.warehouse.lines import Position, ahead, read_blocks
 from include.warehouse.loading import SourceFile, SourceFiles
+from include.warehouse.snowflake_login import open_session
 from include.warehouse.unload import Selection, UnloadRequest
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class SnowflakeWarehouse(Warehouse):
         super().__init__(schema)
         self.dialect = SnowflakeDialect()
         self._storage_integration = str(connection.extra.get("storage_integration") or "")
-        self._session = session if session is not None else _open_session(connection.conn_id)
+        self._session = session if session is not None else open_session(connection)
 
     def close(self) -> None:
         """Ends the session, and with it its temporary tables."""
@@ -258,9 +259,10 @@ def _copy(
 def copy_into_location(
     dialect: Dialect, query: Statement, folder_uri: str, storage_integration: str
 ) -> Statement:
-    """Returns the unload of a query to an S3 folder, one result row per file.
+    """Returns the unload of a query to an S3 folder, one result row per file: name, bytes, rows.
 
-    The files are named after the query, so that two exports at once never write over each other.
+    The folder must be empty. The query's id in the names lets Snowflake remove what a failed attempt of its
+    own left there; `overwrite`, which excludes it, would not. Without rows there is no file.
     """
     return Statement(
         f"copy into {dialect.literal(folder_uri)} from ({query.sql}) "
@@ -268,9 +270,3 @@ def copy_into_location(
         "header = true include_query_id = true detailed_output = true max_file_size = 268435456",
         query.values,
     )
-
-
-def _open_session(conn_id: str) -> Any:
-    from airflow.providers.snowflake.hooks.snowflake import SnowflakeHook  # seconds of import
-
-    return SnowflakeHook(snowflake_conn_id=conn_id).get_conn()

@@ -12,6 +12,7 @@ import sys
 import threading
 
 import uvicorn
+
 server = importlib.import_module("fakesnow.server")  # the package has a function of that name
 
 

@@ -1,0 +1,34 @@
+"""The warehouse as an operator sees it: the Airflow connection, the settings, and who is asking."""
+
+from __future__ import annotations
+
+import json
+
+from airflow.sdk import Connection, Context
+
+from include.settings import get_settings
+from include.warehouse.base import ConnectionInfo
+
+
+def warehouse_info(connection: Connection, context: Context) -> ConnectionInfo:
+    """Returns what opens the warehouse, under the settings' names and the task's tag.
+
+    Args:
+        connection: The warehouse connection.
+        context: Of the running task.
+    """
+    settings = get_settings()
+    return ConnectionInfo.of(
+        connection,
+        query_tag=query_tag(context),
+        warehouse=settings.snowflake_warehouse,
+        role=settings.snowflake_role,
+    )
+
+
+def query_tag(context: Context) -> str:
+    """Returns the JSON that finds a task's statements in Snowflake's query history."""
+    task = context.get("ti")
+    if task is None:
+        return ""
+    return json.dumps({"dag": task.dag_id, "run": task.run_id, "task": task.task_id})
