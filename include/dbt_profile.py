@@ -33,7 +33,7 @@ class KeyPairProfileMapping(SnowflakeEncryptedPrivateKeyPemProfileMapping):
     }
 
     @property
-    def secret_fields(self) -> list[str]:  # type: ignore[override]
+    def secret_fields(self) -> list[str]:
         """Those of key and passphrase that the connection has."""
         return [name for name in ("private_key", "private_key_passphrase") if self.get_dbt_value(name)]
 

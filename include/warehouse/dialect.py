@@ -150,8 +150,8 @@ class SnowflakeDialect:
         return f"'{escaped}'"
 
     def joined(self, array: str) -> str:
-        """`array_to_string` with a separator that no CSV field can hold unescaped."""
-        return f"array_to_string({array}, chr(31))"
+        """Its JSON text."""
+        return f"to_json({array})"
 
     def json_text(self, document: str, key: str) -> str:
         """A path, then a cast; a path keeps the case of its key."""
