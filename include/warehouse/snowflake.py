@@ -70,8 +70,12 @@ class SnowflakeWarehouse(Warehouse):
 
     def create_raw_tables(self) -> None:
         """As the base class, and what only a load needs: the stage, and the lock that loads queue for."""
-        super().create_raw_tables()
-        for statement in stage_and_lock():
+        # Without the privilege to create schemas, `if not exists` is refused even where the schema exists.
+        [(known,)] = self.execute(
+            Statement("select count(*) from information_schema.schemata where schema_name = 'RAW'")
+        ) or [(0,)]
+        schema, *tables = landing.raw_tables(self.dialect)
+        for statement in [*([] if known else [schema]), *tables, *stage_and_lock()]:
             self.execute(statement)
 
     def begin(self, load: landing.Load) -> landing.Load:
