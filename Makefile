@@ -15,6 +15,7 @@ HOST_PYTHON := $(shell for p in python3.12 python3.11 python3 python; do \
 UV := .tools/bin/uv
 PYTHON := .venv/bin/python
 ML_PYTHON := .venv-ml/bin/python
+FAKESNOW_PYTHON := .venv-fakesnow/bin/python
 MANIFEST := include/dbt/target/manifest.json
 DBT_SOURCES := $(shell find include/dbt -name target -prune -o -name logs -prune -o -type f \
 	\( -name '*.sql' -o -name '*.yml' \) -print)
@@ -49,6 +50,12 @@ $(UV): requirements/uv.txt
 	@$(UV) pip install --quiet --python $(ML_PYTHON) --compile-bytecode --no-deps --require-hashes -r requirements/ml.txt
 	@touch $@
 
+.venv-fakesnow/.fakesnow: requirements/fakesnow.txt | $(UV)
+	@echo "==> building the tests' Snowflake (.venv-fakesnow)"
+	@test -x $(FAKESNOW_PYTHON) || $(UV) venv --quiet --python "$(HOST_PYTHON)" .venv-fakesnow
+	@$(UV) pip install --quiet --python $(FAKESNOW_PYTHON) --compile-bytecode --require-hashes -r requirements/fakesnow.txt
+	@touch $@
+
 $(MANIFEST): $(DBT_SOURCES) .venv/.airflow
 	@echo "==> parsing the dbt project"
 	@$(PYTHON) -m include.local.dbt_manifest
@@ -64,7 +71,7 @@ up: setup ## Keep Airflow (with its web UI) and the local emulator running
 down: ## Stop exactly what `make up` started
 	@test ! -x $(PYTHON) || $(PYTHON) -m include.local.stack down
 
-test: setup .venv/.dev ## All tests
+test: setup .venv/.dev .venv-fakesnow/.fakesnow ## All tests
 	@$(ML_PYTHON) -m pytest tests/ml
 	@$(PYTHON) -m pytest --ignore tests/ml
 
@@ -88,6 +95,7 @@ lock: | $(UV) ## Resolve every environment anew
 	@$(COMPILE) requirements/airflow.in -o requirements/airflow.txt
 	@$(COMPILE) -c requirements/airflow.txt requirements/dev.in -o requirements/dev.txt
 	@$(COMPILE) --override requirements/ml.overrides requirements/ml.in -o requirements/ml.txt
+	@$(COMPILE) requirements/fakesnow.in -o requirements/fakesnow.txt
 
 clean: down ## Remove environments and everything built
-	@rm -rf .venv .venv-ml .tools build include/dbt/target include/dbt/logs
+	@rm -rf .venv .venv-ml .venv-fakesnow .tools build include/dbt/target include/dbt/logs

@@ -95,6 +95,7 @@ def context(dag: str, task: str, run: str = "manual__1") -> Any:
     """What an operator of ours, and one of Cosmos, reads of a task's context."""
     instance = SimpleNamespace(dag_id=dag, task_id=task, run_id=run, try_number=1, map_index=-1)
     return {
+        "run_id": run,
         "ti": instance,
         "task_instance": instance,
         "dag_run": SimpleNamespace(run_id=run),
