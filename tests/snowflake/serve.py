@@ -5,7 +5,8 @@ and fakesnow 0.12.1 does not know is added here, so that the pipeline says what 
 
 * LIST and REMOVE of a folder of a stage,
 * MD5_NUMBER_LOWER64,
-* that a CREATE ends the open transaction.
+* that a CREATE ends the open transaction,
+* that an array's element cast to a text has no quotes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ server = importlib.import_module("fakesnow.server")  # the package has a functio
 
 REMOVE = re.compile(r"remove @([\w.]+)/(\S*)", re.IGNORECASE)
 CREATE = re.compile(r"\s*create\b", re.IGNORECASE)
+ELEMENT = re.compile(r"\b([\w.]+\[[\w.]+\])::varchar\b", re.IGNORECASE)
 
 
 class Refusal(server.ServerError):
@@ -69,6 +71,7 @@ def add_statements() -> None:
             command = "select 'removed' as result"
         if CREATE.match(command):
             execute(self, "commit")
+        command = ELEMENT.sub(r"trim(\1::varchar, '\"')", command)
         # Halved: fakesnow keeps a NUMBER(38, 0) in 64 bits, one of them for the sign.
         command = command.replace("md5_number_lower64(", "0.5 * md5_number_lower(")
         return execute(self, command, *arguments, **options)

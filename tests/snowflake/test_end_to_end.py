@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlglot
 from airflow.sdk import Connection
 
 from include.contracts import BadInputError
@@ -111,6 +112,16 @@ def test_both_marts_hold_the_same_rows_after_an_incremental_build(pair: Pair, ma
     theirs, ours = pair.query(f"select {MARTS[mart]} from shop.{mart} order by 1, 2")
     assert len(ours) > 10
     assert theirs == ours
+
+
+def test_every_model_that_dbt_sent_parses_as_snowflake(pair: Pair) -> None:
+    target = pair.snowflake.folder / "target"
+    models = {kind: sorted((target / kind).rglob("models/*/*.sql")) for kind in ("compiled", "run")}
+    assert {path.stem for path in models["compiled"]} >= {*MARTS, "stg_shopping_events"}
+    for path in [*models["compiled"], *models["run"]]:
+        for statement in sqlglot.parse(path.read_text(), read="snowflake"):
+            # Comments may stand behind the last semicolon.
+            assert statement is None or statement.key != "command", path
 
 
 def test_the_same_files_land_once(pair: Pair, tmp_path: Path) -> None:
