@@ -6,7 +6,8 @@ and fakesnow 0.12.1 does not know is added here, so that the pipeline says what 
 * LIST and REMOVE of a folder of a stage,
 * MD5_NUMBER_LOWER64,
 * that a CREATE ends the open transaction,
-* that an array's element cast to a text has no quotes.
+* that an array's element cast to a text has no quotes,
+* a computed index of an array.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ server = importlib.import_module("fakesnow.server")  # the package has a functio
 REMOVE = re.compile(r"remove @([\w.]+)/(\S*)", re.IGNORECASE)
 CREATE = re.compile(r"\s*create\b", re.IGNORECASE)
 ELEMENT = re.compile(r"\b([\w.]+\[[\w.]+\])::varchar\b", re.IGNORECASE)
+LAST = re.compile(r"\b([\w.]+)\[(array_size\(\1\) - 1)\]", re.IGNORECASE)
 
 
 class Refusal(server.ServerError):
@@ -71,6 +73,7 @@ def add_statements() -> None:
             command = "select 'removed' as result"
         if CREATE.match(command):
             execute(self, "commit")
+        command = LAST.sub(r"get(\1, (\2)::bigint)", command)
         command = ELEMENT.sub(r"trim(\1::varchar, '\"')", command)
         # Halved: fakesnow keeps a NUMBER(38, 0) in 64 bits, one of them for the sign.
         command = command.replace("md5_number_lower64(", "0.5 * md5_number_lower(")

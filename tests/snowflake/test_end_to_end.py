@@ -40,13 +40,7 @@ from tests.snowflake.conftest import Account, context
 
 DAY = 86_400_000
 REQUEST = UnloadRequest(TENANT, date(2026, 1, 1), date(2026, 2, 1))
-MARTS = {
-    "sessions": "tenant, session_id, session_date, started_at, ended_at, n_interactions, n_steps, n_events, "
-    "is_bot, skus, actions, event_times",
-    "products": "tenant, product_sku, category, price_bucket, is_in_catalogue, n_interactions",
-    "daily_statistics": "tenant, event_date, n_events, n_sessions, n_bot_sessions, n_products, n_pageviews, "
-    "n_details, n_adds, n_removes, n_purchases",
-}
+MARTS = ("sessions", "products", "daily_statistics")
 
 
 class Pair:
@@ -109,7 +103,7 @@ def test_both_logs_hold_the_same_lines(pair: Pair) -> None:
 
 @pytest.mark.parametrize("mart", MARTS)
 def test_both_marts_hold_the_same_rows_after_an_incremental_build(pair: Pair, mart: str) -> None:
-    theirs, ours = pair.query(f"select {MARTS[mart]} from shop.{mart} order by 1, 2")
+    theirs, ours = pair.query(f"select * from shop.{mart} order by 1, 2")
     assert len(ours) > 10
     assert theirs == ours
 
