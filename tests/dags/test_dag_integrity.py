@@ -206,7 +206,7 @@ def test_snowflake_is_chosen_by_a_setting_alone(root: Path) -> None:
     program = (
         "import sys\n"
         "import airflow\n"
-        "from cosmos.profiles import SnowflakePrivateKeyPemProfileMapping as Key\n"
+        "from include.dbt_profile import KeyPairProfileMapping as Key\n"
         "from airflow.dag_processing.dagbag import DagBag\n"
         "bag = DagBag(sys.argv[1])\n"
         "assert not bag.import_errors, bag.import_errors\n"

@@ -308,7 +308,7 @@ def test_models_compile_to_snowflake_without_a_connection(tmp_path: Path) -> Non
         for word in (" epoch_ms(", "from_json", "len(", "list_"):
             assert word not in text, name
     assert "array_agg(product_sku) within group (order by interaction_number)" in compiled["sessions"]
-    assert "get(parsed_row, 'session_id_hash')::varchar" in compiled["stg_shopping_events"]
+    assert "parsed_row:session_id_hash::varchar" in compiled["stg_shopping_events"]
 
 
 def test_every_model_has_its_yml_beside_it_and_describes_every_column(tmp_path: Path) -> None:
