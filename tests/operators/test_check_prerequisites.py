@@ -27,6 +27,8 @@ LOADED = (
 class TaskInstance:
     """Keeps what the task leaves for Airflow to remember."""
 
+    dag_id, task_id, run_id = "post_modern_stack", "check_prerequisites", "manual__1"
+
     def __init__(self) -> None:
         self.map_index = -1
         self.pushed: dict[str, Any] = {}
