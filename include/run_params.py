@@ -50,6 +50,13 @@ def run_params(settings: Settings) -> dict[str, Param]:
             description="Train on this snapshot of the tenant (snap-…) instead of a new export. Dates and "
             "sessions at most are ignored then, and transform is skipped.",
         ),
+        "full_refresh": Param(
+            False,
+            type="boolean",
+            title="Rebuild the marts",
+            description="Builds every dbt model anew from the whole log, for every tenant; needed once after "
+            "a rule of a model changed. With dbt Cloud, set it in the job.",
+        ),
         "architecture": Param(
             "gru",
             enum=["gru", "attention"],

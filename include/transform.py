@@ -103,7 +103,12 @@ def _dbt_core_group(settings: Settings, check: BaseOperator) -> TaskGroup:
             emit_datasets=False,
             exclude=["resource_type:exposure"],  # no task; Cosmos would warn of it at every parse
         ),
-        operator_args={**arguments, "callback": keep_run_results},
+        operator_args={
+            **arguments,
+            "callback": keep_run_results,
+            # After a rule changed: the models that are kept by day notice new rows, and not new code.
+            "full_refresh": "{{ params.full_refresh }}",
+        },
         default_args={"retries": 2},
     )
     models = list(group.get_leaves())

@@ -32,6 +32,15 @@ def test_export_neither_waits_for_the_documentation_nor_fails_with_it() -> None:
     assert dag.get_task("check").is_setup and "check" in docs.upstream_task_ids
 
 
+def test_every_model_can_be_built_anew_by_a_param() -> None:
+    dag = transform_dag()
+    for name in models(dag):
+        task = dag.get_task(name)
+        assert "full_refresh" in task.template_fields and task.full_refresh == "{{ params.full_refresh }}"
+        task.full_refresh = True
+        assert task.add_cmd_flags() == ["--full-refresh"]
+
+
 @pytest.mark.parametrize(("warehouse", "pool"), [("duckdb", "warehouse"), ("snowflake", "default_pool")])
 def test_only_duckdb_makes_its_tasks_queue(warehouse: str, pool: str) -> None:
     tasks = transform_dag(warehouse=warehouse).task_dict
