@@ -54,32 +54,32 @@
 
 
 {% macro rows_by_day(relation, day, margin=0) -%}
+    {%- if margin %}
+    with days as (
+    {%- endif %}
+    select
+        tenant,
+        {{ day }} as source_day,
+        count(*) as n_source_rows
+    from {{ relation }}
+    where {{ days_of_batch(day, margin) }}
+    group by tenant, {{ day }}
+    {%- if margin %}
+    )
+
     select
         centre.tenant,
         centre.source_day,
-        sum(around.n_rows) as n_source_rows
-    from (
-        select
-            tenant,
-            {{ day }} as source_day
-        from {{ relation }}
-        where {{ days_of_batch(day) }}
-        group by tenant, {{ day }}
-    ) as centre
-    inner join (
-        select
-            tenant,
-            {{ day }} as source_day,
-            count(*) as n_rows
-        from {{ relation }}
-        where {{ days_of_batch(day, margin) }}
-        group by tenant, {{ day }}
-    ) as around
+        sum(around.n_source_rows) as n_source_rows
+    from days as centre
+    inner join days as around
         on
             centre.tenant = around.tenant
             and around.source_day between {{ days_after('centre.source_day', -margin) }}
             and {{ days_after('centre.source_day', margin) }}
+    where {{ days_of_batch('centre.source_day') }}
     group by centre.tenant, centre.source_day
+    {%- endif %}
 {%- endmacro %}
 
 
@@ -125,10 +125,11 @@
 
 {% macro in_ranges(ranges, day, margin) %}
     {%- set around = modules.datetime.timedelta(days=margin) -%}
+    {%- set tenant = day | replace(day.split('.')[-1], 'tenant') -%}
     {%- set parts = [] -%}
     {%- for range in ranges -%}
         {% do parts.append(
-            "(tenant = " ~ string_literal(escape_single_quotes(range.tenant)) ~ " and " ~ day ~ " between cast('"
+            "(" ~ tenant ~ " = " ~ string_literal(escape_single_quotes(range.tenant)) ~ " and " ~ day ~ " between cast('"
             ~ (range.first - around) ~ "' as date) and cast('" ~ (range.last + around) ~ "' as date))"
         ) %}
     {%- endfor -%}

@@ -25,7 +25,14 @@ counted as (
         sum(case when product_action = 'detail' then 1 else 0 end) as n_details,
         sum(case when product_action = 'add' then 1 else 0 end) as n_adds,
         sum(case when product_action = 'remove' then 1 else 0 end) as n_removes,
-        sum(case when product_action = 'purchase' then 1 else 0 end) as n_purchases
+        sum(case when product_action = 'purchase' then 1 else 0 end) as n_purchases,
+        sum(
+            case
+                when event_type not in ('event_product', 'pageview') then 1
+                when product_action not in ('detail', 'add', 'remove', 'purchase') then 1
+                else 0
+            end
+        ) as n_unknown_kinds
     from {{ ref('int_shopping_events_deduplicated') }}
     where {{ days_of_batch('event_date') }}
     group by tenant, event_date, product_sku
@@ -43,6 +50,7 @@ select
     cast(counted.n_adds as bigint) as n_adds,
     cast(counted.n_removes as bigint) as n_removes,
     cast(counted.n_purchases as bigint) as n_purchases,
+    cast(counted.n_unknown_kinds as bigint) as n_unknown_kinds,
     cast(source_rows.n_source_rows as bigint) as n_source_rows
 from counted
 inner join source_rows
