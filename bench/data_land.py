@@ -181,7 +181,7 @@ def compare(ours: Path, theirs: Path) -> None:
     connection.execute(f"attach '{ours}' as ours (read_only); attach '{theirs}' as theirs (read_only)")
     for mart in MARTS:
         described = connection.execute(f"select column_name from (describe theirs.main.{mart})").fetchall()
-        columns = ", ".join(f"coalesce(cast({name} as varchar), '0')" for (name,) in described)
+        columns = ", ".join(f"cast({name} as varchar)" for (name,) in described)
         digests = [
             connection.execute(f"select count(*), sum(hash({columns})) from {table}").fetchall()
             for table in (f"ours.shop.{mart}", f"theirs.main.{mart}")
@@ -209,7 +209,10 @@ def main() -> int:
         print(f"==> generating {scale.sessions:,} sessions", flush=True)
         write_shop(data, scale)
         night.mkdir(parents=True, exist_ok=True)
-        write_events(night / "browsing_train.csv", scale, range(scale.days, scale.days + 1))
+        # Renamed at last: it is what says that all of this is whole.
+        partial = night / "browsing_train.partial"
+        write_events(partial, scale, range(scale.days, scale.days + 1))
+        partial.rename(night / "browsing_train.csv")
     runs = []
     for number in range(arguments.runs):
         print(f"==> run {number + 1} of {arguments.runs}", flush=True)

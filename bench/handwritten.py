@@ -115,8 +115,8 @@ full join (
 ) as seen using (product_sku);
 create or replace table daily_statistics as
 select
-    event_date, sum(n_events) as n_events, any_value(started.n) as n_sessions,
-    any_value(searched.n) as n_searches, count(*) filter (n_interactions > 0) as n_products,
+    event_date, sum(n_events) as n_events, coalesce(any_value(started.n), 0) as n_sessions,
+    coalesce(any_value(searched.n), 0) as n_searches, count(*) filter (n_interactions > 0) as n_products,
     sum(n_pageviews) as n_pageviews, sum(n_details) as n_details, sum(n_adds) as n_adds,
     sum(n_removes) as n_removes, sum(n_purchases) as n_purchases
 from product_days

@@ -93,7 +93,8 @@ def run_dbt(path: Path, target: Path, *arguments: str) -> Any:
         folders = ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
         outputs = ["--target-path", str(target), "--log-path", str(target / "logs")]
         try:
-            return dbtRunner().invoke(["--quiet", *arguments, *folders, *outputs])
+            command, *options = arguments
+            return dbtRunner().invoke(["--quiet", command, *folders, *outputs, *options])
         finally:
             # Otherwise dbt keeps the file open, and what it wrote in the write-ahead log.
             DuckDBConnectionManager.close_all_connections()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from tests.shops import (
     write_source,
 )
 
-SESSIONS = "select * exclude (n_source_rows) from shop.sessions order by tenant, session_id"
+SESSIONS = "select * exclude (built_from) from shop.sessions order by tenant, session_id"
 DAILY = "select * from shop.daily_statistics order by tenant, event_date"
 DAY = 86_400_000
 
@@ -36,8 +37,8 @@ def marts(path: Path) -> list[list[tuple[Any, ...]]]:
     return [rows(path, SESSIONS), rows(path, DAILY), rows(path, "select * from shop.products order by 1, 2")]
 
 
-def build(path: Path, target: Path) -> None:
-    result = run_dbt(path, target, "run")
+def build(path: Path, target: Path, *options: str) -> None:
+    result = run_dbt(path, target, "run", *options)
     assert result.success, result.exception
 
 
@@ -124,7 +125,12 @@ def test_backfilling_days_twice_and_in_any_order_gives_the_marts_of_one_orderly_
     batches += [[*chance.choice(batches), chance.choice(log)] for _ in range(repeats)]
     chance.shuffle(batches)
     path = folder / "days.duckdb"
-    assert loads(path, folder / "days", folder / "target", batches) == orderly
+    for number, batch in enumerate(batches):
+        land(path, write_source(folder / "days" / str(number), batch))
+        build(
+            path, folder / "target", "--vars", json.dumps({"rows_per_batch": chance.choice([1, 30, 10**6])})
+        )
+    assert marts(path) == orderly
     assert run_dbt(path, folder / "target", "run", "--full-refresh").success
     assert marts(path) == orderly
 
@@ -185,6 +191,54 @@ def test_a_build_killed_between_batches_goes_on_where_it_stopped(tmp_path: Path)
         "where first_loaded_at > timestamp '2021-01-01'"
     )
     assert min(str(row[0]) for row in rows(path, again)) == "2026-01-03"
+
+
+def test_a_withdrawn_load_and_a_corrected_one_of_as_many_rows_reach_the_marts(tmp_path: Path) -> None:
+    path, target = tmp_path / "w.duckdb", tmp_path / "target"
+    loads(path, tmp_path / "in", target, [[event("s"), event("s", "wrong", T0 + 1)]])
+    with open_file(path) as warehouse:
+        warehouse.execute(Statement("delete from raw.loads"))
+    land(path, write_source(tmp_path / "mended", [event("s"), event("s", "right", T0 + 1)]))
+    build(path, target)
+    assert rows(path, "select skus from shop.sessions") == [(["a", "right"],)]
+
+
+@pytest.mark.parametrize("change", ["a variable", "the SQL of a view"])
+def test_a_changed_rule_reaches_days_that_were_built_before(tmp_path: Path, change: str) -> None:
+    path, target = tmp_path / "w.duckdb", tmp_path / "target"
+    loads(path, tmp_path / "in", target, [[event("s"), event("s", "b", T0 + 600_000)]])
+    if change == "a variable":
+        build(path, target, "--vars", "{session_idle_minutes: 5}")
+        assert rows(path, "select skus from shop.sessions order by started_at") == [(["a"],), (["b"],)]
+    else:
+        project = shutil.copytree(
+            DBT_PROJECT, tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs")
+        )
+        view = project / "models" / "staging" / "stg_shopping_events.sql"
+        view.write_text(view.read_text() + "\nwhere product_sku <> 'b'\n")
+        build(path, target, "--project-dir", str(project), "--no-partial-parse")
+        assert rows(path, "select skus from shop.sessions") == [(["a"],)]
+
+
+def test_bad_rows_of_an_old_day_go_on_stopping_the_build(tmp_path: Path) -> None:
+    path, target = tmp_path / "w.duckdb", tmp_path / "target"
+    loads(path, tmp_path / "in", target, [[event("s"), event("t", moment=T0 + 90 * DAY)]])
+    with open_file(path) as warehouse:
+        warehouse.execute(
+            Statement("insert into shop.sessions from shop.sessions where session_date < '2026-01-02'")
+        )
+    result = run_dbt(path, target, "build")
+    failed = {r.node.name for r in result.result.results if str(r.status) == "fail"}
+    assert failed == {"unique_sessions_session_id"}
+
+
+def test_page_views_that_name_an_action_are_no_interactions(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    views = [event("s", "a", T0, "detail", "pageview", url) for url in ("u", "v")]
+    land(path, write_source(tmp_path / "in", [event("s"), *views]))
+    result = run_dbt(path, tmp_path / "target", "build")
+    assert result.success, result.exception
+    assert rows(path, "select skus, n_events from shop.sessions") == [(["a"], 3)]
 
 
 def test_rows_of_an_unfinished_load_are_not_in_the_marts(tmp_path: Path) -> None:

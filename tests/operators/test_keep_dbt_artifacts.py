@@ -43,7 +43,9 @@ def test_each_try_of_a_model_leaves_its_results_apart(shop: Path, aws: Any) -> N
 def test_failed_data_test_is_named_kept_and_not_retried(shop: Path, aws: Any) -> None:
     with open_file(shop) as warehouse:
         warehouse.execute(Statement("update shop.int_shopping_events_deduplicated set session_id = null"))
-    with pytest.raises(AirflowFailException, match=r"not_null_int_shopping_events_deduplicated_session_id: Got \d+ result"):
+    with pytest.raises(
+        AirflowFailException, match=r"not_null_int_shopping_events_deduplicated_session_id: Got \d+ result"
+    ):
         run_task(MODEL)
     key = f"shop/dbt/{RUN}/{MODEL}/1/run_results.json"
     results = json.loads(read(aws, f"s3://post-modern-stack/{key}"))["results"]

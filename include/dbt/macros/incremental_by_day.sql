@@ -1,14 +1,14 @@
 {#-
-    A table that is kept day by day: a tenant's day is built anew, whole, where its source holds another number
-    of rows for it than it was built from. The log is append-only, so that a late, repeated or backfilled row
-    always changes that number: the table is the same whatever came when, without a clock and without a
-    look-back that could be too short. Days are built in batches of a bounded number of rows, each in a
-    transaction of its own: memory is bounded, and a killed run goes on where it stopped.
+    A table that is kept day by day: a tenant's day is built anew, whole, where it would be built from something
+    else than it was. What it was built from is in its column `built_from`, a digest of the number of its source's
+    rows, of the newest version among them, and of the model's own SQL. So late, repeated, backfilled and
+    withdrawn rows all give the same table as one orderly load, without a look-back that could be too short, and
+    a changed rule reaches every day. Days are built in batches of a bounded number of rows, each in a transaction
+    of its own: memory is bounded, and a killed run goes on where it stopped.
 
-    A model reads the days it has to build through `days_of_batch`, and carries in a column `n_source_rows`,
-    by `rows_by_day`, how many rows each of its days was built from. Its config names `day`, its own column of
-    days, `source_model` and `source_day`, where its rows come from, and `margin`, how many days around its own
-    a day is built from.
+    A model reads the days it has to build through `days_of_batch`, and joins `sources_by_day` for `built_from`.
+    Its config names `day`, its own column of days; `source_model`, `source_day` and `source_version`, where its
+    rows come from; and `margin`, how many days around its own a day is built from.
 -#}
 {% materialization incremental_by_day, default %}
 
@@ -31,7 +31,7 @@
     {% for ranges in batches %}
         {{ log(this.identifier ~ ': batch ' ~ loop.index ~ ' of ' ~ batches | length, info=True) }}
         {% do replace_rows(
-            target_relation, columns, in_ranges(ranges, config.get('day'), 0), rows_of_batch(compiled_code, ranges)
+            target_relation, columns, in_ranges(ranges, config.get('day'), 0), rows_of_batch(with_digest(compiled_code), ranges)
         ) %}
     {% endfor %}
 
@@ -53,24 +53,25 @@
 {%- endmacro %}
 
 
-{% macro rows_by_day(relation, day, margin=0) -%}
-    {%- if margin %}
+{#- By tenant and day of a source: how many rows a day of the model is built from, and `built_from`. -#}
+{% macro sources_by_day(relation, day, version, margin=0) -%}
     with days as (
-    {%- endif %}
-    select
-        tenant,
-        {{ day }} as source_day,
-        count(*) as n_source_rows
-    from {{ relation }}
-    where {{ days_of_batch(day, margin) }}
-    group by tenant, {{ day }}
-    {%- if margin %}
+        select
+            tenant,
+            {{ day }} as source_day,
+            count(*) as n_source_rows,
+            cast(count(*) as varchar) || ' ' || cast(max({{ version }}) as varchar) as source_version
+        from {{ relation }}
+        where {{ days_of_batch(day, margin) }}
+        group by tenant, {{ day }}
     )
 
     select
         centre.tenant,
         centre.source_day,
-        sum(around.n_source_rows) as n_source_rows
+        sum(around.n_source_rows) as n_source_rows,
+        md5({{ dbt.listagg('around.source_version', "','", 'order by around.source_day') }} || '{{ place_of_digest() }}')
+            as built_from
     from days as centre
     inner join days as around
         on
@@ -79,24 +80,36 @@
             and {{ days_after('centre.source_day', margin) }}
     where {{ days_of_batch('centre.source_day') }}
     group by centre.tenant, centre.source_day
-    {%- endif %}
 {%- endmacro %}
 
 
-{#- Rows of (tenant, day, rows to read): days that are missing, or were built from another number of rows. -#}
+{#- Stands for the digest of the model's SQL, which cannot stand in the SQL itself. -#}
+{% macro place_of_digest() %}{% do return('/* digest of the SQL */') %}{% endmacro %}
+
+{% macro with_digest(sql) %}
+    {#- A view has no rows of its own: its SQL is part of the model's. -#}
+    {%- set source = graph.nodes['model.' ~ project_name ~ '.' ~ config.get('source_model')] -%}
+    {%- set seen_through = source.raw_code if source.config.materialized == 'view' else '' -%}
+    {% do return(sql | replace(place_of_digest(), local_md5(compiled_code ~ seen_through))) %}
+{% endmacro %}
+
+
+{#- Rows of (tenant, day, rows to read): days that are missing, or would be built from something else. -#}
 {% macro stale_days(target_relation) %}
-    {%- set source_rows = rows_by_day(ref(config.get('source_model')), config.get('source_day'), config.get('margin', 0)) -%}
-    {% do return(run_query(
+    {%- set sources = sources_by_day(
+        ref(config.get('source_model')), config.get('source_day'), config.get('source_version'), config.get('margin', 0)
+    ) -%}
+    {% do return(run_query(with_digest(
         "select coalesce(source_days.tenant, built.tenant) as tenant, "
-        ~ "cast(coalesce(source_days.source_day, built.built_day) as varchar) as stale_day, "
+        ~ "coalesce(source_days.source_day, built.built_day) as stale_day, "
         ~ "coalesce(source_days.n_source_rows, 0) as n_source_rows "
-        ~ "from (" ~ source_rows ~ ") as source_days full outer join ("
-        ~ "select tenant, " ~ config.get('day') ~ " as built_day, max(n_source_rows) as n_source_rows from "
+        ~ "from (" ~ sources ~ ") as source_days full outer join ("
+        ~ "select tenant, " ~ config.get('day') ~ " as built_day, max(built_from) as built_from from "
         ~ target_relation ~ " group by tenant, " ~ config.get('day') ~ ") as built "
         ~ "on source_days.tenant = built.tenant and source_days.source_day = built.built_day "
-        ~ "where source_days.n_source_rows is null or built.n_source_rows is null "
-        ~ "or source_days.n_source_rows <> built.n_source_rows order by 1, 2"
-    )) %}
+        ~ "where source_days.built_from is null or built.built_from is null "
+        ~ "or source_days.built_from <> built.built_from order by 1, 2"
+    ))) %}
 {% endmacro %}
 
 
@@ -111,7 +124,8 @@
         {%- endif -%}
         {#- Neighbouring days share the margins that they count. -#}
         {%- set filled.rows = filled.rows + (row[2] | int) // (2 * config.get('margin', 0) + 1) -%}
-        {%- set day = modules.datetime.date.fromisoformat(row[1][:10]) -%}
+        {#- A date, or a moment at midnight, as the driver has it. -#}
+        {%- set day = modules.datetime.date(row[1].year, row[1].month, row[1].day) -%}
         {%- set ranges = batches[-1] -%}
         {%- if ranges and ranges[-1].tenant == row[0] and (day - ranges[-1].last).days == 1 -%}
             {% do ranges[-1].update({'last': day}) %}

@@ -3,13 +3,14 @@
         materialized='incremental_by_day',
         day='event_date',
         source_model='int_shopping_events_deduplicated',
-        source_day='event_date'
+        source_day='event_date',
+        source_version='built_from'
     )
 }}
 
-with source_rows as (
+with sources as (
 
-    {{ rows_by_day(ref('int_shopping_events_deduplicated'), 'event_date') }}
+    {{ sources_by_day(ref('int_shopping_events_deduplicated'), 'event_date', 'built_from') }}
 
 ),
 
@@ -51,9 +52,9 @@ select
     cast(counted.n_removes as bigint) as n_removes,
     cast(counted.n_purchases as bigint) as n_purchases,
     cast(counted.n_unknown_kinds as bigint) as n_unknown_kinds,
-    cast(source_rows.n_source_rows as bigint) as n_source_rows
+    sources.built_from
 from counted
-inner join source_rows
+inner join sources
     on
-        counted.tenant = source_rows.tenant
-        and counted.event_date = source_rows.source_day
+        counted.tenant = sources.tenant
+        and counted.event_date = sources.source_day

@@ -3,13 +3,14 @@
         materialized='incremental_by_day',
         day='event_date',
         source_model='stg_searches',
-        source_day='event_date'
+        source_day='event_date',
+        source_version='etl_timestamp'
     )
 }}
 
-with source_rows as (
+with sources as (
 
-    {{ rows_by_day(ref('stg_searches'), 'event_date') }}
+    {{ sources_by_day(ref('stg_searches'), 'event_date', 'etl_timestamp') }}
 
 ),
 
@@ -37,9 +38,9 @@ select
     deduplicated.clicked_skus,
     deduplicated.shown_skus,
     deduplicated.first_loaded_at,
-    cast(source_rows.n_source_rows as bigint) as n_source_rows
+    sources.built_from
 from deduplicated
-inner join source_rows
+inner join sources
     on
-        deduplicated.tenant = source_rows.tenant
-        and deduplicated.event_date = source_rows.source_day
+        deduplicated.tenant = sources.tenant
+        and deduplicated.event_date = sources.source_day

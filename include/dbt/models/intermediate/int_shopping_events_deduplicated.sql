@@ -3,13 +3,14 @@
         materialized='incremental_by_day',
         day='event_date',
         source_model='stg_shopping_events',
-        source_day='event_date'
+        source_day='event_date',
+        source_version='etl_timestamp'
     )
 }}
 
-with source_rows as (
+with sources as (
 
-    {{ rows_by_day(ref('stg_shopping_events'), 'event_date') }}
+    {{ sources_by_day(ref('stg_shopping_events'), 'event_date', 'etl_timestamp') }}
 
 ),
 
@@ -57,10 +58,11 @@ select
         else 0
     end as integer) as funnel_rank,
     coalesce(deduplicated.product_action in ('detail', 'add', 'purchase'), false)
+    and deduplicated.event_type = 'event_product'
     and deduplicated.product_sku is not null as is_interaction,
-    cast(source_rows.n_source_rows as bigint) as n_source_rows
+    sources.built_from
 from deduplicated
-inner join source_rows
+inner join sources
     on
-        deduplicated.tenant = source_rows.tenant
-        and deduplicated.event_date = source_rows.source_day
+        deduplicated.tenant = sources.tenant
+        and deduplicated.event_date = sources.source_day

@@ -4,15 +4,16 @@
         day='session_date',
         source_model='int_shopping_events_deduplicated',
         source_day='event_date',
+        source_version='built_from',
         margin=1
     )
 }}
 
 -- A session belongs to the day of its first interaction. What it needs is on that day, on the day before, in
 -- case it began with page views before midnight, and on the day after, in case it went on.
-with source_rows as (
+with sources as (
 
-    {{ rows_by_day(ref('int_shopping_events_deduplicated'), 'event_date', margin=1) }}
+    {{ sources_by_day(ref('int_shopping_events_deduplicated'), 'event_date', 'built_from', margin=1) }}
 
 ),
 
@@ -150,10 +151,10 @@ select
     sessions.skus,
     sessions.actions,
     sessions.event_times,
-    cast(source_rows.n_source_rows as bigint) as n_source_rows
+    sources.built_from
 from sessions
 -- Also leaves out the sessions of the days around the batch, which were read only for what crosses midnight.
-inner join source_rows
+inner join sources
     on
-        sessions.tenant = source_rows.tenant
-        and sessions.session_date = source_rows.source_day
+        sessions.tenant = sources.tenant
+        and sessions.session_date = sources.source_day
