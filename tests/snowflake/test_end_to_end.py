@@ -103,7 +103,9 @@ def test_both_logs_hold_the_same_lines(pair: Pair) -> None:
 
 @pytest.mark.parametrize("mart", MARTS)
 def test_both_marts_hold_the_same_rows_after_an_incremental_build(pair: Pair, mart: str) -> None:
-    theirs, ours = pair.query(f"select * from shop.{mart} order by 1, 2")
+    # `built_from` holds the moments of the loads, which differ.
+    columns = "* exclude (built_from)" if mart == "sessions" else "*"
+    theirs, ours = pair.query(f"select {columns} from shop.{mart} order by 1, 2")
     assert len(ours) > 10
     assert theirs == ours
 
