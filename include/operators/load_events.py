@@ -14,7 +14,8 @@ from include.operators.connections import warehouse_info
 from include.operators.guard import aws_faults
 from include.settings import PROJECT_ROOT, Settings, get_settings
 from include.warehouse.connect import open_warehouse
-from include.warehouse.loading import SourceFiles, find_source, is_on_s3
+from include.warehouse.loading import find_source, is_on_s3
+from include.warehouse.sources import SourceFiles
 
 
 class LoadEventsOperator(BaseOperator):

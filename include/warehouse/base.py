@@ -15,7 +15,8 @@ from include.contracts import BadInputError, LoadReport, SettingsError
 from include.warehouse import landing, profile, unload
 from include.warehouse.dialect import Dialect, Statement
 from include.warehouse.kinds import EVENTS, PRODUCTS, SEARCHES
-from include.warehouse.loading import SourceFile, SourceFiles, etl_id_of
+from include.warehouse.loading import etl_id_of
+from include.warehouse.sources import SourceFile, SourceFiles
 
 _S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?:[A-Za-z0-9_][A-Za-z0-9._=-]*/)+")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")

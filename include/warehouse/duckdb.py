@@ -25,7 +25,7 @@ from include.warehouse.base import (
 from include.warehouse.dialect import DuckDBDialect, Statement
 from include.warehouse.judging import REJECTS, Judge, rows_sql
 from include.warehouse.lines import Position, ahead, read_blocks
-from include.warehouse.loading import SourceFile, SourceFiles
+from include.warehouse.sources import SourceFile, SourceFiles
 from include.warehouse.unload import Selection, UnloadRequest
 
 _PASSED_ON = ("memory_limit", "threads", "temp_directory")

@@ -19,8 +19,8 @@ from include.warehouse.dialect import Dialect, DuckDBDialect, SnowflakeDialect, 
 from include.warehouse.judging import REJECTS, Judge, rows_sql
 from include.warehouse.kinds import Kind
 from include.warehouse.lines import Position, ahead, read_blocks
-from include.warehouse.loading import SourceFile, SourceFiles
 from include.warehouse.snowflake_login import open_session
+from include.warehouse.sources import SourceFile, SourceFiles
 from include.warehouse.unload import Selection, UnloadRequest
 
 _log = logging.getLogger(__name__)
