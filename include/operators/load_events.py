@@ -22,7 +22,8 @@ class LoadEventsOperator(BaseOperator):
     """Appends the files of a folder to the raw log, all of them or nothing, and returns the load's report.
 
     The same files twice are a no-op. Bad input fails the task at once, without retries; a locked warehouse
-    is worth another try. Every table that got rows gets an asset event with tenant, load, dates and count.
+    is worth another try. Every table that got rows gets an asset event with tenant, load, dates and count;
+    a later try tells of them again, as the one before may have died between landing and telling.
 
     Args:
         source: Folder, or `s3://bucket/prefix`, with `browsing.csv[.gz]` and, optionally,
@@ -85,6 +86,7 @@ class LoadEventsOperator(BaseOperator):
                 self.log.warning(
                     "Columns that no model knows, kept in raw_data: %s.", ", ".join(report.extra_columns)
                 )
+        if not report.already_loaded or context["ti"].try_number > 1:
             _announce(report, context)
         return report.to_xcom()
 
