@@ -65,7 +65,8 @@ def window_of_run(
         params: The run's Params; `start_date` and `end_date` are read.
         dag_run: The template's `dag_run`. Manual runs have no data interval: `run_after` stands in.
         asset_events: The template's `triggering_asset_events`. A run that a load triggered ends, unless its
-            Params say otherwise, with the newest day of that load, which may be long past.
+            Params say otherwise, with the newest day that the tenant then had in the log: a load of long ago
+            must not put a model of old data in the place of a newer one.
         window_days: Length of the default window in days.
     """
     moment = getattr(dag_run, "data_interval_end", None) or getattr(dag_run, "run_after", None)
@@ -73,7 +74,7 @@ def window_of_run(
         raise SettingsError("The run has neither a data interval nor a run_after moment.")
     start, end = (params.get(name) for name in ("start_date", "end_date"))
     if loads := _loads(asset_events):
-        newest = max(_parse("last_event_date", str(load["last_event_date"])) for load in loads)
+        newest = max(_parse("newest_event_date", str(load["newest_event_date"])) for load in loads)
         moment = datetime(newest.year, newest.month, newest.day, tzinfo=UTC) + timedelta(days=1)
     return resolve_window(str(start) if start else None, str(end) if end else None, moment, window_days)
 

@@ -64,10 +64,17 @@ RUN = SimpleNamespace(data_interval_end=None, run_after=MOMENT)
 
 
 def loads(*told: tuple[str, str]) -> dict[str, list[SimpleNamespace]]:
-    """Asset events of loads: tenant and newest day of each."""
+    """Asset events of loads of January: tenant of each, and the newest day that it had then."""
     return {
         "raw_shopping_events": [
-            SimpleNamespace(extra={"tenant": tenant, "etl_id": "etl-1", "last_event_date": day})
+            SimpleNamespace(
+                extra={
+                    "tenant": tenant,
+                    "etl_id": "etl-1",
+                    "last_event_date": "2021-01-31",
+                    "newest_event_date": day,
+                }
+            )
             for tenant, day in told
         ]
     }
@@ -76,7 +83,8 @@ def loads(*told: tuple[str, str]) -> dict[str, list[SimpleNamespace]]:
 @pytest.mark.parametrize(
     ("case", "params", "events", "expected"),
     [
-        ("a load of long ago", {}, loads(("a", "2021-01-31")), ("2021-01-22", "2021-02-01")),
+        ("a log that ends long ago", {}, loads(("a", "2021-01-31")), ("2021-01-22", "2021-02-01")),
+        ("a backfill of January in June", {}, loads(("a", "2021-06-10")), ("2021-06-01", "2021-06-11")),
         ("the newest of several", {}, loads(("a", "2021-01-31"), ("a", "2021-03-09"), ("a", "2020-01-01")),
          ("2021-02-28", "2021-03-10")),
         ("a Param wins", {"end_date": "2021-01-15"}, loads(("a", "2021-01-31")),

@@ -104,6 +104,7 @@ def test_each_table_that_got_rows_is_announced_and_no_other(tmp_path: Path, ware
         "etl_id": report["etl_id"],
         "first_event_date": "2026-01-01",
         "last_event_date": "2026-01-02",
+        "newest_event_date": "2026-01-02",
     }
     assert announced(context) == {
         "raw_shopping_events": {**told, "rows": 2},
@@ -127,6 +128,17 @@ def test_a_load_whose_worker_died_before_telling_of_it_is_announced_by_the_next_
     load(source, died)
     assert load(source, retried)["already_loaded"] is True
     assert announced(retried) == announced(died) != {}
+
+
+def test_a_backfill_is_announced_with_the_newest_day_that_its_tenant_has(
+    tmp_path: Path, warehouse: Path
+) -> None:
+    day, context = 86_400_000, a_try()
+    load(write_source(tmp_path / "june", [event(moment=T0 + 160 * day)]), tenant="shop")
+    load(write_source(tmp_path / "others", [event(moment=T0 + 170 * day)]), tenant="other")
+    load(write_source(tmp_path / "january", [event(moment=T0 + 30 * day)]), context, tenant="shop")
+    told = announced(context)["raw_shopping_events"]
+    assert (told["last_event_date"], told["newest_event_date"]) == ("2026-01-31", "2026-06-10")
 
 
 def test_a_source_on_s3_is_read_through_the_aws_connection(
