@@ -32,7 +32,7 @@ def run_params(settings: Settings) -> dict[str, Param]:
             pattern=TENANT_PATTERN,
             title="Tenant",
             description="Key of the shop to learn from and recommend to. A run that a load triggered "
-            "takes the load's.",
+            "takes the load's; of loads of several shops, this one.",
         ),
         "max_sessions": Param(
             None,

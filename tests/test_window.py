@@ -116,6 +116,18 @@ def test_tenant_is_the_one_whose_load_triggered_the_run(
     assert tenant_of_run({"tenant": "of-the-param"}, events) == tenant
 
 
-def test_loads_of_two_tenants_are_not_one_run() -> None:
+def test_loads_of_two_tenants_in_one_run_still_train_the_shop_of_the_setting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events, params = loads(("a", "2021-01-31"), ("b", "2021-06-10")), {"tenant": "a"}
+    assert tenant_of_run(params, events) == "a"
+    assert "Loads of b came with it" in caplog.text
+    assert window_of_run(params, RUN, events, 10).end == "2021-02-01"
+
+
+def test_loads_of_two_other_tenants_are_not_one_run() -> None:
+    events = loads(("a", "2021-01-31"), ("b", "2021-01-31"))
     with pytest.raises(SettingsError, match=r"several tenants \(a, b\)"):
-        tenant_of_run({"tenant": "a"}, loads(("a", "2021-01-31"), ("b", "2021-01-31")))
+        tenant_of_run({"tenant": "of-the-param"}, events)
+    with pytest.raises(SettingsError, match=r"several tenants \(a, b\)"):
+        window_of_run({"tenant": "of-the-param"}, RUN, events, 10)
