@@ -21,6 +21,7 @@ from include.local.shop import EVENT_HEADER
 from include.warehouse import duckdb as vendor
 from include.warehouse import lines
 from include.warehouse.base import WarehouseUnavailableError
+from include.warehouse.dialect import Statement
 from tests.shops import T0, event, land, open_file, rows, write_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,6 +183,26 @@ def test_a_local_file_that_grows_while_it_is_read_lands_nothing(tmp_path: Path, 
             land(path, folder)
     assert state(path) == (0, 0, 0, 0)
     assert land(path, folder).events_landed > LINES - 2
+
+
+@pytest.mark.parametrize("table", ["shopping_events", "rejected_events"])
+def test_rows_lost_before_the_load_is_visible_are_missed_and_brought_anew(
+    tmp_path: Path, small_chunks: None, table: str
+) -> None:
+    path, folder = tmp_path / "w.duckdb", big(tmp_path / "in")
+    real = vendor.DuckDBWarehouse.bring
+
+    def bring(self: Any, load: Any, file: Any) -> int:
+        read = real(self, load, file)
+        self.execute(Statement(f"delete from raw.{table} where rowid = (select max(rowid) from raw.{table})"))
+        return read
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vendor.DuckDBWarehouse, "bring", bring)
+        with pytest.raises(WarehouseUnavailableError, match=f"{LINES - 1} of {LINES} lines"):
+            land(path, folder, max_sessions=10)
+    assert state(path) == (0, 0, 0, 0)
+    assert land(path, folder, max_sessions=10).events_landed == 60
 
 
 def at_once(path: Path, load: Callable[[], Any], threads: int = 4) -> list[object]:
