@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -104,7 +104,7 @@ def test_literals_are_escaped(text: str, quoted: str) -> None:
 def test_the_upload_quotes_its_path_and_keeps_to_the_folder_of_its_load(tmp_path: Path) -> None:
     sql = put(DIALECT, tmp_path / "a 'b.parquet", LOAD, "events").sql
     assert sql.startswith("put 'file:///")
-    assert sql.endswith("' @raw.landing/etl-1/events/ auto_compress = false")
+    assert sql.endswith("' @raw.landing/etl-1/events/ auto_compress = false overwrite = true")
 
 
 def test_rows_are_copied_from_the_stage_and_never_inserted() -> None:
@@ -153,10 +153,12 @@ class FakeSession:
         self.rows = answer
 
     def upload(self, sql: str) -> None:
-        """Keeps the rows of an uploaded file under the name that the stage would list."""
+        """Keeps the rows of an uploaded file under the name that the stage would list, unless it has one."""
         _, source, target, *_ = sql.split(" ")
         name = unquote(source.strip("'").removeprefix("file://"))
         listed = f"landing/{target.removeprefix('@raw.landing/')}{Path(name).name}"
+        if listed in self.staged and not sql.endswith(" overwrite = true"):
+            return
         with duckdb.connect() as session:
             self.staged[listed] = session.execute(f"from read_parquet('{name}')").fetchall()
 
@@ -240,6 +242,18 @@ def test_a_load_broken_off_uploads_only_what_is_missing(
     assert list(second.staged) == names
     assert len([sql for sql in second.seen if sql.startswith("put")]) == len(names) - 2
     assert report.events_read == 100
+
+
+def test_rejects_that_a_killed_try_judged_earlier_do_not_stay_beside_newer_rows(tmp_path: Path) -> None:
+    tomorrow = int((NOW + timedelta(hours=30)).timestamp() * 1000)
+    source = find_source(write_source(tmp_path, [event(), event(moment=tomorrow), event(moment="x")]))
+    first, second = FakeSession({"/events/": OSError("killed")}), FakeSession()
+    with pytest.raises(OSError, match="killed"):
+        open_fake(first).land(source, tenant="t", max_reject_share=0.9, now=NOW)
+    second.staged = {name: rows for name, rows in first.staged.items() if "/rejects/" in name}
+    assert [len(rows) for rows in second.staged.values()] == [2]
+    report = open_fake(second).land(source, tenant="t", max_reject_share=0.9, now=NOW + timedelta(days=1))
+    assert report.rejected_by_reason == {"timestamp_not_integer": 1}
 
 
 def test_a_warehouse_that_goes_away_while_copying_shows_nothing_and_keeps_the_stage(tmp_path: Path) -> None:

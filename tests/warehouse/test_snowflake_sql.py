@@ -118,12 +118,12 @@ def test_a_load_puts_copies_and_commits_in_this_order(load: list[str]) -> None:
     [events, rejects, *_] = [sql for sql in sent if sql.startswith("put")][1::-1]
     assert re.fullmatch(
         r"put 'file://<folder>/events-000000_\d+_\d+_\d+\.parquet' @raw\.landing/<etl_id>/rejects/ "
-        r"auto_compress = false",
+        r"auto_compress = false overwrite = true",
         rejects,
     )
     assert re.fullmatch(
         r"put 'file://<folder>/000000_\d+_\d+_\d+\.parquet' @raw\.landing/<etl_id>/events/ "
-        r"auto_compress = false",
+        r"auto_compress = false overwrite = true",
         events,
     )
 
