@@ -23,8 +23,8 @@ def run_params(settings: Settings) -> dict[str, Param]:
             type=["null", "string"],
             format="date",
             title="Day after the last",
-            description="Events before this day (UTC) are used. Empty: the end of the run's data interval, "
-            "or of the load that triggered it.",
+            description="Events before this day (UTC) are used. Empty: the end of the run's data interval; "
+            "where a load triggered the run, that of the tenant's events.",
         ),
         "tenant": Param(
             settings.tenant,
@@ -32,7 +32,7 @@ def run_params(settings: Settings) -> dict[str, Param]:
             pattern=TENANT_PATTERN,
             title="Tenant",
             description="Key of the shop to learn from and recommend to. A run that a load triggered "
-            "takes the load's.",
+            "takes the load's; of loads of several shops, this one.",
         ),
         "max_sessions": Param(
             None,

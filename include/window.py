@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from include.contracts import SettingsError
+
+_log = logging.getLogger(__name__)
 
 AssetEvents = Mapping[Any, Sequence[Any]]
 """Asset to the events of it that triggered a run; each has an `extra`."""
@@ -62,10 +65,12 @@ def window_of_run(
     """Returns the window of a DAG run; made for templates.
 
     Args:
-        params: The run's Params; `start_date` and `end_date` are read.
+        params: The run's Params; `start_date`, `end_date` and, for loads of several tenants, `tenant` are
+            read.
         dag_run: The template's `dag_run`. Manual runs have no data interval: `run_after` stands in.
         asset_events: The template's `triggering_asset_events`. A run that a load triggered ends, unless its
-            Params say otherwise, with the newest day of that load, which may be long past.
+            Params say otherwise, with the newest day that the tenant then had in the log: a load of long ago
+            must not put a model of old data in the place of a newer one.
         window_days: Length of the default window in days.
     """
     moment = getattr(dag_run, "data_interval_end", None) or getattr(dag_run, "run_after", None)
@@ -73,7 +78,9 @@ def window_of_run(
         raise SettingsError("The run has neither a data interval nor a run_after moment.")
     start, end = (params.get(name) for name in ("start_date", "end_date"))
     if loads := _loads(asset_events):
-        newest = max(_parse("last_event_date", str(load["last_event_date"])) for load in loads)
+        tenant = _choose(params, _tenants(loads))
+        days = [str(load["newest_event_date"]) for load in loads if load["tenant"] == tenant]
+        newest = max(_parse("newest_event_date", day) for day in days)
         moment = datetime(newest.year, newest.month, newest.day, tzinfo=UTC) + timedelta(days=1)
     return resolve_window(str(start) if start else None, str(end) if end else None, moment, window_days)
 
@@ -84,18 +91,37 @@ def tenant_of_run(params: Mapping[str, object], asset_events: AssetEvents) -> st
     Args:
         params: The run's Params; `tenant` is read.
         asset_events: The template's `triggering_asset_events`. A run that a load triggered, and for which
-            nobody chose Params, is about the tenant of that load.
+            nobody chose Params, is about the tenant of that load; where loads of several tenants triggered
+            it, about the Param's, which is the setting's, if it is one of them.
 
     Raises:
-        SettingsError: Loads of several tenants triggered one run.
+        SettingsError: Loads of several tenants, none of them the Param's, triggered one run.
     """
-    tenants = sorted({str(load["tenant"]) for load in _loads(asset_events)})
-    if len(tenants) > 1:
+    tenants = _tenants(_loads(asset_events))
+    tenant = _choose(params, tenants)
+    if left := ", ".join(name for name in tenants if name != tenant):
+        _log.warning(
+            "This run is about %s. Loads of %s came with it: trigger a run for each, with the Param Tenant.",
+            tenant,
+            left,
+        )
+    return tenant
+
+
+def _choose(params: Mapping[str, object], tenants: Sequence[str]) -> str:
+    if len(tenants) == 1:
+        return tenants[0]
+    wanted = str(params["tenant"])
+    if tenants and wanted not in tenants:
         raise SettingsError(
             f"Loads of several tenants ({', '.join(tenants)}) came while another run was busy, and a run is "
             "about one: trigger one for each, with the Param Tenant."
         )
-    return tenants[0] if tenants else str(params["tenant"])
+    return wanted
+
+
+def _tenants(loads: Sequence[Mapping[str, object]]) -> list[str]:
+    return sorted({str(load["tenant"]) for load in loads})
 
 
 def _loads(asset_events: AssetEvents) -> list[Mapping[str, object]]:

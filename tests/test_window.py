@@ -64,10 +64,17 @@ RUN = SimpleNamespace(data_interval_end=None, run_after=MOMENT)
 
 
 def loads(*told: tuple[str, str]) -> dict[str, list[SimpleNamespace]]:
-    """Asset events of loads: tenant and newest day of each."""
+    """Asset events of loads of January: tenant of each, and the newest day that it had then."""
     return {
         "raw_shopping_events": [
-            SimpleNamespace(extra={"tenant": tenant, "etl_id": "etl-1", "last_event_date": day})
+            SimpleNamespace(
+                extra={
+                    "tenant": tenant,
+                    "etl_id": "etl-1",
+                    "last_event_date": "2021-01-31",
+                    "newest_event_date": day,
+                }
+            )
             for tenant, day in told
         ]
     }
@@ -76,7 +83,8 @@ def loads(*told: tuple[str, str]) -> dict[str, list[SimpleNamespace]]:
 @pytest.mark.parametrize(
     ("case", "params", "events", "expected"),
     [
-        ("a load of long ago", {}, loads(("a", "2021-01-31")), ("2021-01-22", "2021-02-01")),
+        ("a log that ends long ago", {}, loads(("a", "2021-01-31")), ("2021-01-22", "2021-02-01")),
+        ("a backfill of January in June", {}, loads(("a", "2021-06-10")), ("2021-06-01", "2021-06-11")),
         ("the newest of several", {}, loads(("a", "2021-01-31"), ("a", "2021-03-09"), ("a", "2020-01-01")),
          ("2021-02-28", "2021-03-10")),
         ("a Param wins", {"end_date": "2021-01-15"}, loads(("a", "2021-01-31")),
@@ -108,6 +116,18 @@ def test_tenant_is_the_one_whose_load_triggered_the_run(
     assert tenant_of_run({"tenant": "of-the-param"}, events) == tenant
 
 
-def test_loads_of_two_tenants_are_not_one_run() -> None:
+def test_loads_of_two_tenants_in_one_run_still_train_the_shop_of_the_setting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events, params = loads(("a", "2021-01-31"), ("b", "2021-06-10")), {"tenant": "a"}
+    assert tenant_of_run(params, events) == "a"
+    assert "Loads of b came with it" in caplog.text
+    assert window_of_run(params, RUN, events, 10).end == "2021-02-01"
+
+
+def test_loads_of_two_other_tenants_are_not_one_run() -> None:
+    events = loads(("a", "2021-01-31"), ("b", "2021-01-31"))
     with pytest.raises(SettingsError, match=r"several tenants \(a, b\)"):
-        tenant_of_run({"tenant": "a"}, loads(("a", "2021-01-31"), ("b", "2021-01-31")))
+        tenant_of_run({"tenant": "of-the-param"}, events)
+    with pytest.raises(SettingsError, match=r"several tenants \(a, b\)"):
+        window_of_run({"tenant": "of-the-param"}, RUN, events, 10)

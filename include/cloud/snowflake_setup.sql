@@ -41,7 +41,9 @@ create schema if not exists identifier($raw_schema) with managed access;
 create schema if not exists identifier($mart_schema) with managed access;
 
 -- Roles ------------------------------------------------------------------------------------------------
--- One per verb, so that each privilege has a reason; the service user gets the fourth, which is all three.
+-- One per verb, so that each privilege has a reason. The service user is given the fourth alone, the union of
+-- the three, and every step of the pipeline runs with it: the roles of the verbs limit no step today. They are
+-- for people, who may be given one of them, and for a later split into a connection for each verb.
 create role if not exists identifier($loader_role);
 create role if not exists identifier($transformer_role);
 create role if not exists identifier($exporter_role);

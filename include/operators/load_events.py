@@ -14,14 +14,18 @@ from include.operators.connections import warehouse_info
 from include.operators.guard import aws_faults
 from include.settings import PROJECT_ROOT, Settings, get_settings
 from include.warehouse.connect import open_warehouse
-from include.warehouse.loading import SourceFiles, find_source, is_on_s3
+from include.warehouse.landing import loaded_dates
+from include.warehouse.loading import find_source, is_on_s3
+from include.warehouse.sources import SourceFiles
 
 
 class LoadEventsOperator(BaseOperator):
     """Appends the files of a folder to the raw log, all of them or nothing, and returns the load's report.
 
     The same files twice are a no-op. Bad input fails the task at once, without retries; a locked warehouse
-    is worth another try. Every table that got rows gets an asset event with tenant, load, dates and count.
+    is worth another try. Every table that got rows gets an asset event with tenant, load, dates and count,
+    and the newest day of all that the tenant has; a later try tells of them again, as the one before may
+    have died between landing and telling.
 
     Args:
         source: Folder, or `s3://bucket/prefix`, with `browsing.csv[.gz]` and, optionally,
@@ -69,6 +73,7 @@ class LoadEventsOperator(BaseOperator):
                     max_sessions=limit,
                     max_reject_share=share,
                 )
+                [(_, newest)] = warehouse.execute(loaded_dates(warehouse.dialect, report.tenant))
         if report.already_loaded:
             self.log.info("%s landed before as %s: nothing to do.", self.source, report.etl_id)
         else:
@@ -84,11 +89,12 @@ class LoadEventsOperator(BaseOperator):
                 self.log.warning(
                     "Columns that no model knows, kept in raw_data: %s.", ", ".join(report.extra_columns)
                 )
-            _announce(report, context)
+        if not report.already_loaded or context["ti"].try_number > 1:
+            _announce(report, str(newest), context)
         return report.to_xcom()
 
 
-def _announce(report: LoadReport, context: Context) -> None:
+def _announce(report: LoadReport, newest_event_date: str, context: Context) -> None:
     """Adds an asset event for every table that got rows."""
     landed = (
         (RAW_EVENTS, report.events_landed),
@@ -104,6 +110,7 @@ def _announce(report: LoadReport, context: Context) -> None:
                     "etl_id": report.etl_id,
                     "first_event_date": report.first_event_date,
                     "last_event_date": report.last_event_date,
+                    "newest_event_date": newest_event_date,
                     "rows": rows,
                 },
             )

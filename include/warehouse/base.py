@@ -15,16 +15,24 @@ from include.contracts import BadInputError, LoadReport, SettingsError
 from include.warehouse import landing, profile, unload
 from include.warehouse.dialect import Dialect, Statement
 from include.warehouse.kinds import EVENTS, PRODUCTS, SEARCHES
-from include.warehouse.loading import SourceFile, SourceFiles, etl_id_of
+from include.warehouse.loading import etl_id_of
+from include.warehouse.sources import SourceFile, SourceFiles
 
 _S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?:[A-Za-z0-9_][A-Za-z0-9._=-]*/)+")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 # What may leave an Airflow connection's extra: names and sizes. Snowflake's private key stays behind.
 _PLAIN_EXTRAS = ("memory_limit", "threads", "temp_directory", "warehouse", "role", "storage_integration")
 
+Landed = Mapping[str, tuple[Any, ...]]
+"""By a kind's name: how many rows landed, and their first and last date."""
+
 
 class WarehouseUnavailableError(OSError):
     """The warehouse is locked or gone for now; a later try may succeed."""
+
+
+class IncompleteLoadError(WarehouseUnavailableError):
+    """Some of what was brought is gone, or there twice; a later try brings everything anew."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,8 @@ class Warehouse(ABC):
 
         Raises:
             BadInputError: Too many lines are rejected, none is left, or a file is damaged or changed.
-            WarehouseUnavailableError: The warehouse is locked, or gone, or busy with the same content.
+            WarehouseUnavailableError: The warehouse is locked, or gone, or busy with the same content, or
+                does not hold every line that was brought.
         """
         now = now or datetime.now(UTC)
         etl_id = etl_id_of(tenant, source, max_sessions)
@@ -200,7 +209,7 @@ class Warehouse(ABC):
                 file.stored.refuse_if_changed()
             with self.transaction():
                 report = self._publish(load, source, lines, max_sessions, max_reject_share)
-        except BadInputError:
+        except (BadInputError, IncompleteLoadError):
             self.discard(load)
             raise
         self.tidy(load)
@@ -225,48 +234,33 @@ class Warehouse(ABC):
         if earlier := self._earlier(load.etl_id):
             return earlier
         self.move_in(load, source)
+        rejects = [landing.Reject(*row) for row in self.execute(landing.count_rejects(self.dialect, load))]
+        landed = self._landed(load, source)
+        for file in source.files:
+            # Another load of this content, refused meanwhile, may have removed what this one brought.
+            found = landed[file.kind.name][0] + sum(r.rows for r in rejects if r.file in file.kind.file_names)
+            if found != lines[file.kind.name]:
+                raise IncompleteLoadError(
+                    f"{file.name}: the warehouse holds {found} of {lines[file.kind.name]} lines, landed or "
+                    "rejected. Nothing is visible; the next try brings them all anew."
+                )
+        landing.refuse_too_many(source, rejects, lines, max_reject_share)
         if max_sessions is not None:
             for statement in landing.keep_first_sessions(self.dialect, load, max_sessions):
                 self.execute(statement)
-        report = self._report(load, source, lines, max_reject_share)
+            landed = self._landed(load, source)
+        report = _report(load, source, lines, rejects, landed)
         document = report.model_dump_json()
         self.execute(
             landing.store_report(self.dialect, load, source.name, document, visible_at=datetime.now(UTC))
         )
         return report
 
-    def _report(
-        self,
-        load: landing.Load,
-        source: SourceFiles,
-        lines: Mapping[str, int],
-        max_reject_share: float,
-    ) -> LoadReport:
-        rejects = [landing.Reject(*row) for row in self.execute(landing.count_rejects(self.dialect, load))]
-        landing.refuse_too_many(source, rejects, lines, max_reject_share)
-        landed = {
+    def _landed(self, load: landing.Load, source: SourceFiles) -> Landed:
+        return {
             file.kind.name: self.execute(landing.count_rows(self.dialect, load, file.kind))[0]
             for file in source.files
         }
-        events, first, last = landed[EVENTS.name]
-        if not events:
-            raise BadInputError(f"{source.browsing.name} holds no usable event: nothing was landed.")
-        return LoadReport(
-            etl_id=load.etl_id,
-            tenant=load.tenant,
-            source=source.name,
-            first_event_date=str(first),
-            last_event_date=str(last),
-            events_read=lines[EVENTS.name],
-            events_landed=events,
-            events_rejected=sum(r.rows for r in rejects if r.file == source.browsing.name),
-            rejected_by_reason={landing.label(source, r.file, r.reason): r.rows for r in rejects},
-            products_landed=landed.get(PRODUCTS.name, (0,))[0],
-            searches_landed=landed.get(SEARCHES.name, (0,))[0],
-            extra_columns=tuple(
-                landing.label(source, file.name, name) for file in source.files for name in file.extra_columns
-            ),
-        )
 
     def select(self, request: unload.UnloadRequest) -> unload.Selection:
         """Freezes the sessions and products of one snapshot and describes them.
@@ -302,6 +296,34 @@ class Warehouse(ABC):
         for folder, query in unload.queries(self.dialect).items():
             parts += self.copy_to(query, f"{uri}{folder}/")
         return parts
+
+
+def _report(
+    load: landing.Load,
+    source: SourceFiles,
+    lines: Mapping[str, int],
+    rejects: Sequence[landing.Reject],
+    landed: Landed,
+) -> LoadReport:
+    events, first, last = landed[EVENTS.name]
+    if not events:
+        raise BadInputError(f"{source.browsing.name} holds no usable event: nothing was landed.")
+    return LoadReport(
+        etl_id=load.etl_id,
+        tenant=load.tenant,
+        source=source.name,
+        first_event_date=str(first),
+        last_event_date=str(last),
+        events_read=lines[EVENTS.name],
+        events_landed=events,
+        events_rejected=sum(r.rows for r in rejects if r.file == source.browsing.name),
+        rejected_by_reason={landing.label(source, r.file, r.reason): r.rows for r in rejects},
+        products_landed=landed.get(PRODUCTS.name, (0,))[0],
+        searches_landed=landed.get(SEARCHES.name, (0,))[0],
+        extra_columns=tuple(
+            landing.label(source, file.name, name) for file in source.files for name in file.extra_columns
+        ),
+    )
 
 
 def missing_mart(schema: str, error: Exception) -> BadInputError:

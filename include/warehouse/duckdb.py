@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ from include.warehouse.base import (
 from include.warehouse.dialect import DuckDBDialect, Statement
 from include.warehouse.judging import REJECTS, Judge, rows_sql
 from include.warehouse.lines import Position, ahead, read_blocks
-from include.warehouse.loading import SourceFile, SourceFiles
+from include.warehouse.sources import SourceFile, SourceFiles
 from include.warehouse.unload import Selection, UnloadRequest
 
 _PASSED_ON = ("memory_limit", "threads", "temp_directory")
 _LOAD_MEMORY = "750MB"
 _BLOCKS_PER_CHUNK = 12
 """Of 16 MiB each: about a million events between two commits."""
+_ABANDONED_AFTER = timedelta(days=7)
+"""No retry comes that late. Of a file that has changed since none can come, and every scan reads its rows."""
 _BUSY = "Another load of the same content is under way; the next try sees what it did."
 # DuckDB's own limits give up on a dictionary of some ten thousand long SKUs: the files are then 2.5 times
 # as large and three times as slow to read.
@@ -95,17 +98,32 @@ class DuckDBWarehouse(Warehouse):
         )
 
     def begin(self, load: landing.Load) -> landing.Load:
-        """As the base class: every chunk of a load, in whichever try, carries the same timestamp."""
+        """As the base class: every chunk of a load, in whichever try, carries the same timestamp.
+
+        Clears away other loads that were begun long ago and never finished.
+        """
         # Rows go in one after the other, in the order of the file: a second thread cost half as much CPU
         # again, gained nothing, and at times left a file of twice the size.
         self.execute(Statement("set threads = 1"))
         if "memory_limit" not in self._config:
             # DuckDB's own default is most of the machine, which the transform may want and a load need not.
             self.execute(Statement(f"set memory_limit = '{_LOAD_MEMORY}'"))
+        self._discard_abandoned(load)
         began = self.execute(
             Statement(f"select min(began_at) from {self._progress_table} where etl_id = $etl_id", load.key)
         )
         return load if began[0][0] is None else replace(load, at=began[0][0])
+
+    def _discard_abandoned(self, load: landing.Load) -> None:
+        abandoned = self.execute(
+            Statement(
+                f"select distinct etl_id from {self._progress_table} "
+                "where etl_id != $etl_id and began_at < $begun_before",
+                {**load.key, "begun_before": load.at - _ABANDONED_AFTER},
+            )
+        )
+        for (etl_id,) in abandoned:
+            self.discard(replace(load, etl_id=etl_id))
 
     def bring(self, load: landing.Load, file: SourceFile) -> int:
         """As the base class: rows and progress are committed together, about a million rows at a time."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.warehouse.dialect import DuckDBDialect
 from include.warehouse.lines import Block
-from include.warehouse.loading import SourceFile
+from include.warehouse.sources import SourceFile
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from include.contracts import BadInputError
 from include.warehouse.dialect import Dialect, Statement
 from include.warehouse.kinds import EVENTS, KINDS, SEARCHES, Kind
-from include.warehouse.loading import SourceFile, SourceFiles
+from include.warehouse.sources import SourceFile, SourceFiles
 
 LOG_COLUMNS = ("etl_id", "etl_timestamp", "api_key")
 

@@ -15,11 +15,10 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from include.contracts import BadInputError
+from include.warehouse.sources import SourceFile, Stored
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from include.warehouse.loading import SourceFile, Stored
 
 BLOCK_BYTES = 16 << 20
 MAX_LINE_BYTES = 1 << 20

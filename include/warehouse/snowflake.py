@@ -19,8 +19,8 @@ from include.warehouse.dialect import Dialect, DuckDBDialect, SnowflakeDialect, 
 from include.warehouse.judging import REJECTS, Judge, rows_sql
 from include.warehouse.kinds import Kind
 from include.warehouse.lines import Position, ahead, read_blocks
-from include.warehouse.loading import SourceFile, SourceFiles
 from include.warehouse.snowflake_login import open_session
+from include.warehouse.sources import SourceFile, SourceFiles
 from include.warehouse.unload import Selection, UnloadRequest
 
 _log = logging.getLogger(__name__)
@@ -222,7 +222,8 @@ def staged_rows(file: SourceFile) -> str:
 def put(dialect: Dialect, path: Path, load: landing.Load, folder: str) -> Statement:
     """Returns the upload of one local file to the load's folder on the stage."""
     target = dialect.literal(path.resolve().as_uri())
-    return Statement(f"put {target} {stage_folder(load, folder)} auto_compress = false")
+    # Overwritten, because rejects that a killed try judged earlier are not those of the rows put now.
+    return Statement(f"put {target} {stage_folder(load, folder)} auto_compress = false overwrite = true")
 
 
 def copy_rows(dialect: Dialect, load: landing.Load, kind: Kind) -> Statement:

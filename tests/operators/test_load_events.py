@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,15 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Setting
 
 def load(source: Path | str, context: dict[str, Any] | None = None, **options: Any) -> dict[str, object]:
     task = LoadEventsOperator(task_id="load_events", source=str(source), **options)
-    return task.execute(context or {"outlet_events": OutletEventAccessors()})  # type: ignore[arg-type]
+    return task.execute(context or a_try())  # type: ignore[arg-type]
+
+
+def a_try(number: int = 1) -> dict[str, Any]:
+    """What the operator reads of the context of a task's first, or later, try."""
+    instance = SimpleNamespace(
+        dag_id="load_shopping_events", run_id="manual__1", task_id="load_events", try_number=number
+    )
+    return {"outlet_events": OutletEventAccessors(), "ti": instance}
 
 
 def test_a_load_returns_its_report_as_json(tmp_path: Path, warehouse: Path, settings: Settings) -> None:
@@ -85,7 +94,7 @@ def announced(context: dict[str, Any]) -> dict[str, dict[str, object]]:
 
 
 def test_each_table_that_got_rows_is_announced_and_no_other(tmp_path: Path, warehouse: Path) -> None:
-    context = {"outlet_events": OutletEventAccessors()}
+    context = a_try()
     source = write_source(
         tmp_path / "in", [event(), event(sku="b", moment=T0 + 86_400_000)], products=["a,,,,1"]
     )
@@ -95,6 +104,7 @@ def test_each_table_that_got_rows_is_announced_and_no_other(tmp_path: Path, ware
         "etl_id": report["etl_id"],
         "first_event_date": "2026-01-01",
         "last_event_date": "2026-01-02",
+        "newest_event_date": "2026-01-02",
     }
     assert announced(context) == {
         "raw_shopping_events": {**told, "rows": 2},
@@ -105,9 +115,30 @@ def test_each_table_that_got_rows_is_announced_and_no_other(tmp_path: Path, ware
 def test_a_load_of_nothing_new_announces_nothing(tmp_path: Path, warehouse: Path) -> None:
     source = write_source(tmp_path / "in", [event()])
     load(source)
-    again = {"outlet_events": OutletEventAccessors()}
+    again = a_try()
     assert load(source, again)["already_loaded"] is True
     assert announced(again) == {}
+
+
+def test_a_load_whose_worker_died_before_telling_of_it_is_announced_by_the_next_try(
+    tmp_path: Path, warehouse: Path
+) -> None:
+    source = write_source(tmp_path / "in", [event()])
+    died, retried = a_try(), a_try(2)
+    load(source, died)
+    assert load(source, retried)["already_loaded"] is True
+    assert announced(retried) == announced(died) != {}
+
+
+def test_a_backfill_is_announced_with_the_newest_day_that_its_tenant_has(
+    tmp_path: Path, warehouse: Path
+) -> None:
+    day, context = 86_400_000, a_try()
+    load(write_source(tmp_path / "june", [event(moment=T0 + 160 * day)]), tenant="shop")
+    load(write_source(tmp_path / "others", [event(moment=T0 + 170 * day)]), tenant="other")
+    load(write_source(tmp_path / "january", [event(moment=T0 + 30 * day)]), context, tenant="shop")
+    told = announced(context)["raw_shopping_events"]
+    assert (told["last_event_date"], told["newest_event_date"]) == ("2026-01-31", "2026-06-10")
 
 
 def test_a_source_on_s3_is_read_through_the_aws_connection(

@@ -9,7 +9,8 @@ import pytest
 from include.contracts import BadInputError
 from include.local.shop import EVENT_HEADER
 from include.warehouse.lines import Block, Position, ahead, read_blocks
-from include.warehouse.loading import SourceFile, find_source
+from include.warehouse.loading import find_source
+from include.warehouse.sources import SourceFile
 from tests.shops import event, write_source
 
 

@@ -21,6 +21,7 @@ from include.local.shop import EVENT_HEADER
 from include.warehouse import duckdb as vendor
 from include.warehouse import lines
 from include.warehouse.base import WarehouseUnavailableError
+from include.warehouse.dialect import Statement
 from tests.shops import T0, event, land, open_file, rows, write_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,6 +183,70 @@ def test_a_local_file_that_grows_while_it_is_read_lands_nothing(tmp_path: Path, 
             land(path, folder)
     assert state(path) == (0, 0, 0, 0)
     assert land(path, folder).events_landed > LINES - 2
+
+
+def broken_off(path: Path, folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        break_off(patch, 3, OSError("gone"))
+        with pytest.raises(OSError, match="gone"):
+            land(path, folder, now=NOW)
+
+
+@pytest.mark.parametrize(("days", "kept"), [(6, True), (8, False)])
+def test_a_killed_load_that_nobody_retries_is_cleared_away_after_a_week(
+    tmp_path: Path, small_chunks: None, days: int, kept: bool
+) -> None:
+    path = tmp_path / "w.duckdb"
+    published = land(path, write_source(tmp_path / "before", [event()]), now=NOW - timedelta(days=90))
+    broken_off(path, big(tmp_path / "in"))
+    later = write_source(tmp_path / "later", [event("b"), event(moment="x")])
+    report = land(path, later, now=NOW + timedelta(days=days), max_reject_share=0.5)
+    visible = {(published.etl_id,), (report.etl_id,)}
+    for table in ("shopping_events", "rejected_events", "load_progress"):
+        found = set(rows(path, f"select distinct etl_id from raw.{table}"))
+        assert bool(found - visible) == kept, table
+    assert set(rows(path, "select etl_id from raw.shopping_events")) >= visible
+
+
+def test_a_killed_load_is_resumed_however_late_its_own_retry_comes(
+    tmp_path: Path, small_chunks: None
+) -> None:
+    path, folder = tmp_path / "w.duckdb", big(tmp_path / "in")
+    broken_off(path, folder)
+    assert land(path, folder, now=NOW + timedelta(days=30)).events_landed == LINES - 2
+    began = {(NOW.replace(tzinfo=None),)}
+    assert set(rows(path, "select etl_timestamp from raw.shopping_events")) == began
+
+
+def test_progress_left_behind_by_a_published_load_clears_none_of_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    report = land(path, write_source(tmp_path / "one", [event()]), now=NOW)
+    rows(
+        path,
+        f"insert into raw.load_progress values ('{report.etl_id}', 'events', '2026-06-01', 0, 1, 0, false)",
+    )
+    land(path, write_source(tmp_path / "two", [event("b")]), now=NOW + timedelta(days=8))
+    assert rows(path, "select count(*) from raw.shopping_events") == [(2,)]
+
+
+@pytest.mark.parametrize("table", ["shopping_events", "rejected_events"])
+def test_rows_lost_before_the_load_is_visible_are_missed_and_brought_anew(
+    tmp_path: Path, small_chunks: None, table: str
+) -> None:
+    path, folder = tmp_path / "w.duckdb", big(tmp_path / "in")
+    real = vendor.DuckDBWarehouse.bring
+
+    def bring(self: Any, load: Any, file: Any) -> int:
+        read = real(self, load, file)
+        self.execute(Statement(f"delete from raw.{table} where rowid = (select max(rowid) from raw.{table})"))
+        return read
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vendor.DuckDBWarehouse, "bring", bring)
+        with pytest.raises(WarehouseUnavailableError, match=f"{LINES - 1} of {LINES} lines"):
+            land(path, folder, max_sessions=10)
+    assert state(path) == (0, 0, 0, 0)
+    assert land(path, folder, max_sessions=10).events_landed == 60
 
 
 def at_once(path: Path, load: Callable[[], Any], threads: int = 4) -> list[object]:

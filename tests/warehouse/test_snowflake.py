@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +13,7 @@ import sqlfluff
 
 from include.contracts import BadInputError, SettingsError
 from include.warehouse import landing, profile, snowflake, unload
-from include.warehouse.base import ConnectionInfo, ObjectStorage, Part
+from include.warehouse.base import ConnectionInfo, ObjectStorage, Part, WarehouseUnavailableError
 from include.warehouse.dialect import SnowflakeDialect, Statement
 from include.warehouse.kinds import EVENTS, KINDS
 from include.warehouse.loading import find_source
@@ -104,7 +104,7 @@ def test_literals_are_escaped(text: str, quoted: str) -> None:
 def test_the_upload_quotes_its_path_and_keeps_to_the_folder_of_its_load(tmp_path: Path) -> None:
     sql = put(DIALECT, tmp_path / "a 'b.parquet", LOAD, "events").sql
     assert sql.startswith("put 'file:///")
-    assert sql.endswith("' @raw.landing/etl-1/events/ auto_compress = false")
+    assert sql.endswith("' @raw.landing/etl-1/events/ auto_compress = false overwrite = true")
 
 
 def test_rows_are_copied_from_the_stage_and_never_inserted() -> None:
@@ -122,10 +122,10 @@ def test_the_name_of_a_chunk_says_how_far_it_reaches() -> None:
 
 
 class FakeSession:
-    """Records statements, and answers by the first text that one of them contains."""
+    """Records statements; answers from what is on its stage, or by the first text that a statement holds."""
 
-    def __init__(self, answers: dict[str, Any]) -> None:
-        self.answers = answers
+    def __init__(self, answers: dict[str, Any] | None = None) -> None:
+        self.answers = answers or {}
         self.seen: list[str] = []
         self.rows: list[tuple[Any, ...]] = []
         self.staged: dict[str, list[tuple[Any, ...]]] = {}
@@ -146,18 +146,35 @@ class FakeSession:
         self.seen.append(sql)
         if sql.startswith("put "):
             self.upload(sql)
-        answer = next((answer for text, answer in self.answers.items() if text in sql), [])
+        answers = {**self.answers, **self.of_the_stage()}
+        answer = next((answer for text, answer in answers.items() if text in sql), [])
         if isinstance(answer, Exception):
             raise answer
         self.rows = answer
 
     def upload(self, sql: str) -> None:
-        """Keeps the rows of an uploaded file under the name that the stage would list."""
+        """Keeps the rows of an uploaded file under the name that the stage would list, unless it has one."""
         _, source, target, *_ = sql.split(" ")
         name = unquote(source.strip("'").removeprefix("file://"))
         listed = f"landing/{target.removeprefix('@raw.landing/')}{Path(name).name}"
+        if listed in self.staged and not sql.endswith(" overwrite = true"):
+            return
         with duckdb.connect() as session:
             self.staged[listed] = session.execute(f"from read_parquet('{name}')").fetchall()
+
+    def of_the_stage(self) -> dict[str, Any]:
+        """Answers the questions for files, rejects and landed rows, once those are copied."""
+        landed = {
+            kind.table: sum(len(rows) for name, rows in self.staged.items() if f"/{kind.name}/" in name)
+            for kind in KINDS
+        }
+        rejects = [row for name, rows in self.staged.items() if "/rejects/" in name for row in rows]
+        return {
+            "list @": [(name,) for name in self.staged],
+            "select file, reason": [(file, reason, 1, line) for file, line, reason, _ in rejects],
+            "min(event_date)": [(landed[EVENTS.table], date(2026, 1, 1), date(2026, 1, 1))],
+            "null as last_date from raw.products": [(landed["products"], None, None)],
+        }
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         return self.rows
@@ -170,16 +187,9 @@ def open_fake(session: FakeSession, **extra: str) -> SnowflakeWarehouse:
     return SnowflakeWarehouse(ConnectionInfo("snowflake", extra=extra), "shop", session)
 
 
-ANSWERS = {
-    "select file, reason": [],
-    "min(event_date)": [(1, date(2026, 1, 1), date(2026, 1, 1))],
-    "from raw.products": [(0, None, None)],
-}
-
-
 def test_a_load_puts_everything_on_the_stage_before_its_transaction(tmp_path: Path) -> None:
     """Creating a table ends a Snowflake transaction, and a long upload should hold no lock."""
-    session = FakeSession(ANSWERS)
+    session = FakeSession()
     with open_fake(session) as warehouse:
         source = write_source(tmp_path, [event(), event(moment="x")], products=["a,,,,1"])
         report = warehouse.land(find_source(source), tenant="t", max_sessions=3, max_reject_share=0.5)
@@ -196,7 +206,7 @@ def test_a_load_puts_everything_on_the_stage_before_its_transaction(tmp_path: Pa
 
 
 def test_staged_files_hold_rows_and_rejects_as_plain_texts(tmp_path: Path) -> None:
-    session = FakeSession(ANSWERS)
+    session = FakeSession()
     with open_fake(session) as warehouse:
         lines = ['s,pageview,,"a\u2028{}",1767225600000,', "spoiled", event(moment=5)]
         report = warehouse.land(find_source(write_source(tmp_path, lines)), tenant="t", max_reject_share=0.7)
@@ -218,23 +228,36 @@ def test_a_load_broken_off_uploads_only_what_is_missing(
 ) -> None:
     monkeypatch.setattr(snowflake, "_BLOCK_BYTES", 1000)
     source = find_source(write_source(tmp_path, [event(session=f"s{n}") for n in range(100)]))
-    whole, first, second = FakeSession(ANSWERS), FakeSession(ANSWERS), FakeSession(ANSWERS)
+    whole, first, second = FakeSession(), FakeSession(), FakeSession()
     open_fake(whole).land(source, tenant="t")
     names = list(whole.staged)
     assert len(names) > 4
 
-    first.answers = {names[2].rpartition("/")[2]: OSError("connection lost")} | ANSWERS
+    first.answers = {names[2].rpartition("/")[2]: OSError("connection lost")}
     with pytest.raises(OSError, match="lost"):
         open_fake(first).land(source, tenant="t")
     assert "begin" not in first.seen
-    second.answers = {"list @": [(name,) for name in names[:2]]} | ANSWERS
+    second.staged = {name: first.staged[name] for name in names[:2]}
     report = open_fake(second).land(source, tenant="t")
-    assert list(second.staged) == names[2:]
+    assert list(second.staged) == names
+    assert len([sql for sql in second.seen if sql.startswith("put")]) == len(names) - 2
     assert report.events_read == 100
 
 
+def test_rejects_that_a_killed_try_judged_earlier_do_not_stay_beside_newer_rows(tmp_path: Path) -> None:
+    tomorrow = int((NOW + timedelta(hours=30)).timestamp() * 1000)
+    source = find_source(write_source(tmp_path, [event(), event(moment=tomorrow), event(moment="x")]))
+    first, second = FakeSession({"/events/": OSError("killed")}), FakeSession()
+    with pytest.raises(OSError, match="killed"):
+        open_fake(first).land(source, tenant="t", max_reject_share=0.9, now=NOW)
+    second.staged = {name: rows for name, rows in first.staged.items() if "/rejects/" in name}
+    assert [len(rows) for rows in second.staged.values()] == [2]
+    report = open_fake(second).land(source, tenant="t", max_reject_share=0.9, now=NOW + timedelta(days=1))
+    assert report.rejected_by_reason == {"timestamp_not_integer": 1}
+
+
 def test_a_warehouse_that_goes_away_while_copying_shows_nothing_and_keeps_the_stage(tmp_path: Path) -> None:
-    session = FakeSession(ANSWERS | {"copy into raw.shopping_events": OSError("gone")})
+    session = FakeSession({"copy into raw.shopping_events": OSError("gone")})
     with open_fake(session) as warehouse, pytest.raises(OSError, match="gone"):
         warehouse.land(find_source(write_source(tmp_path, [event()])), tenant="t")
     assert "rollback" in session.seen and "commit" not in session.seen
@@ -242,24 +265,43 @@ def test_a_warehouse_that_goes_away_while_copying_shows_nothing_and_keeps_the_st
 
 
 def test_files_left_on_the_stage_do_not_undo_a_load(tmp_path: Path) -> None:
-    session = FakeSession(ANSWERS | {"remove @": RuntimeError("no")})
+    session = FakeSession({"remove @": RuntimeError("no")})
     with open_fake(session) as warehouse:
         report = warehouse.land(find_source(write_source(tmp_path, [event()])), tenant="t")
     assert report.events_landed == 1 and "commit" in session.seen
 
 
 def test_a_refused_load_is_rolled_back_and_its_stage_emptied(tmp_path: Path) -> None:
-    session = FakeSession(ANSWERS | {"select file, reason": [("browsing.csv", "missing_sku", 1, 2)]})
+    session = FakeSession()
     with open_fake(session) as warehouse, pytest.raises(BadInputError, match="missing_sku"):
-        warehouse.land(find_source(write_source(tmp_path, [event()])), tenant="t")
+        warehouse.land(find_source(write_source(tmp_path, [event(sku="")])), tenant="t")
     assert "rollback" in session.seen and "commit" not in session.seen
     assert session.seen[-2].startswith("remove @raw.landing/etl-")
 
 
+@pytest.mark.parametrize("lost", ["events", "products", "rejects"])
+def test_chunks_that_a_refused_load_removed_meanwhile_are_missed(tmp_path: Path, lost: str) -> None:
+    content = [event(), event("b"), event(moment="x")]
+    source = find_source(write_source(tmp_path, content, products=["a,,,,1"]))
+    session = FakeSession()
+    real = session.execute
+
+    def execute(sql: str, values: dict[str, Any] | None) -> None:
+        if sql.startswith("update raw.load_lock"):
+            session.staged = {name: rows for name, rows in session.staged.items() if f"/{lost}/" not in name}
+        real(sql, values)
+
+    session.execute = execute  # type: ignore[method-assign]
+    with open_fake(session) as warehouse, pytest.raises(WarehouseUnavailableError, match="lines"):
+        warehouse.land(source, tenant="t", max_sessions=1, max_reject_share=0.5)
+    assert "rollback" in session.seen and "commit" not in session.seen
+    assert session.seen[-2].startswith("remove @raw.landing/etl-"), "the next try brings everything anew"
+
+
 def test_the_second_of_two_loads_at_once_finds_the_first_behind_the_lock(tmp_path: Path) -> None:
-    session = FakeSession(ANSWERS)
+    session = FakeSession()
     source = find_source(write_source(tmp_path, [event()]))
-    report = open_fake(FakeSession(ANSWERS)).land(source, tenant="t")
+    report = open_fake(FakeSession()).land(source, tenant="t")
     real = session.execute
 
     def execute(sql: str, values: dict[str, Any] | None) -> None:

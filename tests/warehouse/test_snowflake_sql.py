@@ -18,9 +18,10 @@ from tests.shops import event, write_source
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 REQUEST = unload.UnloadRequest("demo-shop", date(2026, 1, 1), date(2026, 2, 1), max_sessions=5)
-ONE_ROW = {
-    "count(*), min(event_date)": [(1, date(2026, 1, 1), date(2026, 1, 1))],
-    "count(*), null": [(0, None, None)],
+COUNTS = {
+    "count(*), min(event_date)": [(30, date(2026, 1, 1), date(2026, 1, 1))],
+    "count(*), null": [(1, None, None)],
+    "select file, reason": [("browsing.csv", "wrong_column_count", 1, 32)],
 }
 
 
@@ -55,7 +56,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Everything that a load of three kinds of rows sends, one of them rejected."""
     rows = [event(f"s{n}") for n in range(30)] + ["it's,5%"]
     source = write_source(tmp_path_factory.mktemp("load"), rows, products=["a,,c,,1"])
-    session = Recorder(ONE_ROW)
+    session = Recorder(COUNTS)
     with SnowflakeWarehouse(ConnectionInfo("snowflake"), "shop", session) as warehouse:
         warehouse.land(find_source(source), tenant="demo-shop", max_sessions=3, max_reject_share=0.5, now=NOW)
     return session.sent
@@ -117,12 +118,12 @@ def test_a_load_puts_copies_and_commits_in_this_order(load: list[str]) -> None:
     [events, rejects, *_] = [sql for sql in sent if sql.startswith("put")][1::-1]
     assert re.fullmatch(
         r"put 'file://<folder>/events-000000_\d+_\d+_\d+\.parquet' @raw\.landing/<etl_id>/rejects/ "
-        r"auto_compress = false",
+        r"auto_compress = false overwrite = true",
         rejects,
     )
     assert re.fullmatch(
         r"put 'file://<folder>/000000_\d+_\d+_\d+\.parquet' @raw\.landing/<etl_id>/events/ "
-        r"auto_compress = false",
+        r"auto_compress = false overwrite = true",
         events,
     )
 
