@@ -171,9 +171,22 @@ class Run:
 
     @cached_property
     def snapshot(self) -> Snapshot | None:
-        """The data it used."""
+        """The data it used.
+
+        Raises:
+            BadInputError: They are gone.
+            DamagedError: The manifest is no longer the one that the run had.
+        """
         claim = self._client.record(self.id, contracts.Snapshot)
-        return None if claim is None else self._client.snapshot(claim.snapshot_id)
+        if claim is None:
+            return None
+        found = self._client.snapshot(claim.snapshot_id)
+        if found.manifest.sha256() != claim.manifest_sha256:
+            raise DamagedError(
+                f"{found.uri} is not what run {self.id!r} used: its manifest was written anew since, and the "
+                f"sha256 is not the run's. Client().snapshot({found.id!r}) opens what lies there now."
+            )
+        return found
 
     @cached_property
     def model(self) -> contracts.TrainedModel | None:

@@ -81,7 +81,8 @@ class Snapshot(Contract):
         uri: `s3://bucket/prefix/snapshots/<snapshot_id>/`; holds `train/`, `validation/`, `test/`,
             `catalog/` and, written last, `manifest.json`.
         manifest_sha256: Hex digest of `manifest.json`.
-        previous_snapshot_id: The tenant's snapshot that ends latest before this one; None for the first.
+        previous_snapshot_id: The tenant's snapshot of as many days and the same limits that ends latest
+            before this one; None for the first.
         drift_uri: `s3://…/drift/<snapshot_id>/<previous_snapshot_id>.json`, where there is a previous one.
     """
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ SNAPSHOT_ID = r"snap-[0-9a-f]{16}"
 _READERS = 8  # manifests read at a time
 _DBT_SOURCES = ("*.sql", "*.yml")
 _DBT_FOLDERS = ("models", "macros")
+_ADDED_LATER = {"min_session_length", "max_sessions"}  # manifests of before lack these fields
 
 
 class Interval(Contract):
@@ -39,6 +41,11 @@ class Interval(Contract):
 
     start: str
     end: str
+
+    @property
+    def days(self) -> int:
+        """Length of the range."""
+        return (date.fromisoformat(self.end) - date.fromisoformat(self.start)).days
 
 
 class Split(Contract):
@@ -65,6 +72,8 @@ class Manifest(Contract):
             `dropped_straddling` sessions.
         high_water_mark: Function of the content of every selected session and product.
         profile: Small description of the data.
+        min_session_length: Steps that a session needed; None in an older manifest, which does not say.
+        max_sessions: Only the latest N sessions of the interval were taken; None for all.
     """
 
     schema_version: Literal[1] = 1
@@ -78,18 +87,35 @@ class Manifest(Contract):
     dbt_manifest_sha256: str
     high_water_mark: str
     profile: dict[str, Any]
+    min_session_length: int | None = None
+    max_sessions: int | None = None
 
     def to_bytes(self) -> bytes:
-        """Returns the manifest as canonical JSON: the same manifest, the same bytes."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=True)
-        return text.encode() + b"\n"
+        """Returns the manifest as canonical JSON: the same manifest, the same bytes, an older one's too."""
+        fields = self.model_dump(mode="json", exclude=_ADDED_LATER - self.model_fields_set)
+        return json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=True).encode() + b"\n"
+
+    def sha256(self) -> str:
+        """Returns the hex digest of the manifest, as a claim check carries it."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def is_like(self, other: Manifest) -> bool:
+        """Tells whether two snapshots hold what the same choices select, on other days.
+
+        One whose manifest does not say what was chosen is like no other.
+        """
+        chosen, others = (
+            (made.tenant, made.min_session_length, made.max_sessions, made.interval.days)
+            for made in (self, other)
+        )
+        return chosen == others and self.min_session_length is not None
 
     def claim(self, uri: str) -> Snapshot:
         """Returns the claim check of this snapshot."""
         return Snapshot(
             snapshot_id=self.snapshot_id,
             uri=uri,
-            manifest_sha256=hashlib.sha256(self.to_bytes()).hexdigest(),
+            manifest_sha256=self.sha256(),
             train_sessions=self.counts["train"],
             validation_sessions=self.counts["validation"],
             test_sessions=self.counts["test"],
@@ -327,11 +353,12 @@ def list_snapshots(client: Any, bucket: str, prefix: str) -> list[tuple[str, Man
 
 
 def previous_of(manifest: Manifest, every: Iterable[tuple[str, Manifest]]) -> Manifest | None:
-    """Returns the tenant's snapshot whose interval ends latest before this one's end; ties by id."""
+    """Returns the snapshot of like choices that ends latest before this one's end; ties by id.
+
+    A trial on few sessions, or on another length of days, would look like a shift of the data.
+    """
     earlier = [
-        other
-        for _, other in every
-        if other.tenant == manifest.tenant and other.interval.end < manifest.interval.end
+        other for _, other in every if other.interval.end < manifest.interval.end and manifest.is_like(other)
     ]
     return max(earlier, key=lambda other: (other.interval.end, other.snapshot_id), default=None)
 

@@ -194,6 +194,18 @@ def test_runs_are_found_as_far_as_they_came(s3: Any) -> None:
         client.run("never")
 
 
+def test_a_manifest_that_was_written_anew_since_the_run_is_noticed(s3: Any) -> None:
+    put(s3, files=FILES)
+    manifest = snapshots.read_manifest(s3, URI)
+    assert manifest is not None
+    record(s3, "run", manifest.claim(URI))
+    changed = manifest.model_copy(update={"files": manifest.files[1:]})
+    s3.put_object(Bucket="post-modern-stack", Key=KEY + "manifest.json", Body=changed.to_bytes())
+    with pytest.raises(DamagedError, match=r"not what run 'run' used.*Client\(\)\.snapshot"):
+        _ = Client().run("run").snapshot
+    assert Client().snapshot(NAME).manifest == changed
+
+
 def test_a_step_that_runs_again_replaces_its_record_alone(s3: Any) -> None:
     for job in ("job-1", "job-1", "job-2"):
         record(s3, "run", model(job))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from include.snapshots import Interval, Manifest, Split, snapshot_id, snapshot_u
 
 URI = "s3://bucket/shop/snapshots/snap-0123456789abcdef/"
 KEY = "shop/snapshots/snap-0123456789abcdef/"
+OF_LATE = {"min_session_length", "max_sessions"}
 ROWS = {"train/part-00000.parquet": 3, "catalog/part-00000.parquet": 1}
 
 
@@ -41,7 +45,9 @@ def write(client: Any, *, finish: bool = True) -> Manifest:
         sql_sha256="0" * 64,
         dbt_manifest_sha256="1" * 64,
         high_water_mark="3:4/1:2",
-        profile={"test_unknown_share": 0.1},
+        profile={"test_unknown_share": 0.1, "nothing": None},
+        min_session_length=2,
+        max_sessions=None,
     )
     if finish:
         assert snapshots.publish(client, URI, manifest) == manifest
@@ -175,13 +181,14 @@ def test_a_first_manifest_over_files_that_are_not_its_own_is_replaced(s3: Any, b
     assert snapshots.read_manifest(s3, URI) == second
 
 
-def other(client: Any, digits: str, tenant: str, end: str) -> Manifest:
+def other(client: Any, digits: str, tenant: str, end: str, days: int = 31, **choices: Any) -> Manifest:
     """Writes a snapshot without files: a name, a tenant, an interval."""
     name = f"snap-{digits * 16}"
+    start = date.fromisoformat(end) - timedelta(days)
     manifest = Manifest(
         snapshot_id=name,
         tenant=tenant,
-        interval=Interval(start="2025-01-01", end=end),
+        interval=Interval(start=start.isoformat(), end=end),
         split=Split(validation_start="2025-01-20T00:00:00Z", test_start="2025-01-25T00:00:00Z"),
         counts={"train": 0, "validation": 0, "test": 0, "catalog": 0, "dropped_straddling": 0},
         files=(),
@@ -189,6 +196,7 @@ def other(client: Any, digits: str, tenant: str, end: str) -> Manifest:
         dbt_manifest_sha256="1" * 64,
         high_water_mark=digits,
         profile={},
+        **{"min_session_length": 2, "max_sessions": None, **choices},
     )
     snapshots.publish(client, snapshot_uri("bucket", "shop", name), manifest)
     return manifest
@@ -207,6 +215,33 @@ def test_the_previous_snapshot_is_the_tenants_that_ends_latest_before(s3: Any) -
     assert [found.snapshot_id[-1] for _, found in every] == ["c", "a", "b", "e", "f", "d"]
     assert snapshots.previous_of(manifest, every) == wanted
     assert snapshots.previous_of(every[0][1], every) is None
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"days": 5}, {"days": 32}, {"max_sessions": 100}, {"min_session_length": 3}],
+    ids=["short window", "long window", "sample", "long sessions"],
+)
+def test_a_trial_is_not_the_previous_snapshot_of_a_whole_window(s3: Any, choices: dict[str, int]) -> None:
+    wanted = other(s3, "a", "t", "2026-01-30")
+    trial = other(s3, "b", "t", "2026-01-31", **choices)
+    every = snapshots.list_snapshots(s3, "bucket", "shop")
+    assert snapshots.previous_of(write(s3), every) == wanted
+    assert snapshots.previous_of(trial, every) is None
+
+
+def test_an_older_manifest_opens_with_its_digest_and_is_compared_with_none(s3: Any) -> None:
+    fields = json.loads(write(s3, finish=False).to_bytes())
+    older = {name: value for name, value in fields.items() if name not in OF_LATE}
+    body = json.dumps(older, sort_keys=True, indent=2).encode() + b"\n"
+    s3.put_object(Bucket="bucket", Key=KEY + "manifest.json", Body=body)
+    manifest = snapshots.read_manifest(s3, URI)
+    assert manifest is not None and manifest.to_bytes() == body
+    assert manifest.claim(URI).manifest_sha256 == hashlib.sha256(body).hexdigest()
+    earlier = manifest.model_copy(update={"interval": Interval(start="2025-12-01", end="2026-01-01")})
+    assert snapshots.previous_of(manifest, [(URI, earlier)]) is None
+    later = manifest.model_copy(update={"min_session_length": 2, "max_sessions": None})
+    assert snapshots.previous_of(later, [(URI, earlier)]) is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from include.cards.data import Data
 from include.contracts import Verdict
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -47,12 +48,14 @@ class Card:
         training: The job's own `metrics.json`; whatever it lacks is left out of the page.
         bars: Hit rate by slice.
         examples: A few test queries.
+        data: What the model learnt from.
     """
 
     verdict: Verdict
     training: Mapping[str, object] = field(default_factory=dict)
     bars: Sequence[Bar] = ()
     examples: Sequence[Example] = ()
+    data: Data = field(default_factory=Data)
 
 
 @dataclass(frozen=True)
@@ -199,4 +202,5 @@ def draw(card: Card) -> str:
         settings=_settings(card.training),
         bars=card.bars,
         examples=card.examples,
+        data=card.data,
     )

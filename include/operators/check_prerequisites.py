@@ -203,14 +203,19 @@ def _check_snapshot(settings: Settings, tenant: str, name: str) -> None:
 
 
 def _check_dbt_cloud(settings: Settings) -> None:
-    """Makes sure that the transform has a job to run, where dbt Cloud is chosen.
+    """Makes sure that the transform has a job to run, and a warehouse within its reach, with dbt Cloud.
 
     Raises:
-        SettingsError: Connection, account, token or job are missing; the message lists all of it.
+        SettingsError: Warehouse, connection, account, token or job are amiss; the message lists all of it.
     """
     if settings.dbt_runner != "cloud":
         return
     missing = [] if settings.dbt_cloud_job_id else ["the number of a job in PMS_DBT_CLOUD_JOB_ID"]
+    if settings.warehouse == "duckdb":
+        missing.append(
+            "a warehouse that it can reach, and PMS_WAREHOUSE 'duckdb' is a file (set it to 'snowflake', or "
+            "PMS_DBT_RUNNER to 'core')"
+        )
     try:
         connection = _connection(settings.dbt_cloud_conn_id, "PMS_DBT_CLOUD_CONN_ID")
     except SettingsError as error:

@@ -31,7 +31,8 @@ class ExportSnapshotOperator(BaseOperator):
 
     The snapshot's name is a function of its content: the same data and choices give the same snapshot, which
     is then used again. An interval without sessions skips the task, and with it the rest of the run. The data
-    are held against the tenant's previous snapshot; drift is written beside and logged, and stops nothing.
+    are held against the previous snapshot of like choices; drift is written beside and logged, and stops
+    nothing.
 
     Args:
         start_date: First day, ISO.
@@ -162,7 +163,7 @@ class ExportSnapshotOperator(BaseOperator):
     def _compare(
         self, client: Any, manifest: snapshots.Manifest, settings: Settings, snapshot: Snapshot
     ) -> Snapshot:
-        """Holds the data against the tenant's previous snapshot, and says what is unusual."""
+        """Holds the data against the previous snapshot of like choices, and says what is unusual."""
         for day in drift.unusual_days(manifest.profile):
             self.log.warning("%s: %s.", manifest.snapshot_id, day)
         every = snapshots.list_snapshots(client, settings.bucket, settings.prefix)
@@ -198,6 +199,8 @@ def manifest_of(
         dbt_manifest_sha256=dbt_sha256,
         high_water_mark=selection.high_water_mark,
         profile=selection.profile,
+        min_session_length=request.min_session_length,
+        max_sessions=request.max_sessions,
     )
 
 

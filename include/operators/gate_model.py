@@ -18,8 +18,10 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.cards.card import Bar, Card, Example, draw
+from include.cards.data import Data
 from include.contracts import BadInputError, TrainedModel, Verdict
 from include.gate.verdict import Report, ReportError, as_table, decide, load_rules, parse_report
+from include.operators.card_data import gather_data
 from include.operators.guard import aws_faults, read_claim
 from include.operators.records import leave_record
 from include.settings import get_settings
@@ -116,10 +118,10 @@ def run_suite(python: Path, evaluation: Path, out: Path, timeout: float = SUITE_
     return done.stdout
 
 
-def card_of(verdict: Verdict, metrics: Mapping[str, object], report: Report | None) -> Card:
-    """Collects what the card shows from the verdict, the job's metrics and the suite's report."""
+def card_of(verdict: Verdict, metrics: Mapping[str, object], report: Report | None, data: Data) -> Card:
+    """Collects what the card shows from the verdict, the job's metrics, the suite's report and the data."""
     if report is None:
-        return Card(verdict, metrics)
+        return Card(verdict, metrics, data=data)
     bars = [
         Bar(group, name, part.read("value"), part.sample_size)
         for check, group in SLICED.items()
@@ -127,7 +129,7 @@ def card_of(verdict: Verdict, metrics: Mapping[str, object], report: Report | No
         for name, part in found.slices.items()
     ]
     examples = [Example(item.session, item.target, item.predictions, item.rank) for item in report.examples]
-    return Card(verdict, metrics, bars, examples)
+    return Card(verdict, metrics, bars, examples, data)
 
 
 def _read_metrics(path: Path) -> dict[str, object]:
@@ -172,7 +174,7 @@ class GateModelOperator(BaseOperator):
         """
         trained = read_claim(TrainedModel, self.trained_model)
         with aws_faults(f"Gate of {trained.job_name}"):
-            verdict = self._judge(trained)
+            verdict = self._judge(trained, context)
             settings = get_settings()
             leave_record(context, S3Hook(settings.aws_conn_id).get_conn(), settings, verdict)
         self.log.info(
@@ -190,7 +192,7 @@ class GateModelOperator(BaseOperator):
             self.log.warning("Deployed against the gate, because: %s", verdict.override_reason)
         return verdict.to_xcom()
 
-    def _judge(self, trained: TrainedModel) -> Verdict:
+    def _judge(self, trained: TrainedModel, context: Context) -> Verdict:
         settings = get_settings()
         rules = load_rules()
         folder_uri = f"s3://{settings.bucket}/{settings.prefix}/reports/{trained.job_name}"
@@ -209,7 +211,8 @@ class GateModelOperator(BaseOperator):
         verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override)
         self._upload(hook, verdict.report_uri, text or "", "application/json")
         card_uri = f"{folder_uri}/card.html"
-        page = self._draw(verdict, metrics, text)
+        data = gather_data(self, context, hook.get_conn(), settings, trained.snapshot_id)
+        page = self._draw(verdict, metrics, text, data)
         if page is not None:
             self._upload(hook, card_uri, page, "text/html; charset=utf-8")
             verdict = verdict.model_copy(update={"card_uri": card_uri})
@@ -217,14 +220,16 @@ class GateModelOperator(BaseOperator):
         self._upload(hook, f"{folder_uri}/verdict.json", content, "application/json")
         return verdict
 
-    def _draw(self, verdict: Verdict, metrics: Mapping[str, object], text: str | None) -> str | None:
+    def _draw(
+        self, verdict: Verdict, metrics: Mapping[str, object], text: str | None, data: Data
+    ) -> str | None:
         """Draws the card, or says why not: a picture never decides over a model."""
         try:
             report: Report | None = parse_report(text or "")
         except ReportError:
             report = None  # the verdict says so already, on every rule
         try:
-            return draw(card_of(verdict, metrics, report))
+            return draw(card_of(verdict, metrics, report, data))
         except Exception:
             self.log.warning("The card could not be drawn; the verdict stands without it.", exc_info=True)
             return None

@@ -222,3 +222,10 @@ def test_snowflake_is_chosen_by_a_setting_alone(root: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_dbt_model_lies_before_the_gate_which_draws_its_tests(bag: DagBag) -> None:
+    gate = bag.dags["post_modern_stack"].get_task("gate.gate_model")
+    before = {task.task_id for task in gate.get_flat_relatives(upstream=True)}
+    models = {name for name in bag.dags["post_modern_stack"].task_ids if name.endswith("_model_build")}
+    assert models and models <= before

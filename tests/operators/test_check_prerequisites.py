@@ -242,14 +242,37 @@ def test_what_dbt_cloud_lacks_is_listed(
     assert DBT_CLOUD["password"] not in str(failure.value)
 
 
-def test_dbt_cloud_with_connection_and_job_lacks_nothing(
-    set_up: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def dbt_cloud(set_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of dbt Cloud and the connection to run it."""
     monkeypatch.setenv("PMS_DBT_RUNNER", "cloud")
     monkeypatch.setenv("AIRFLOW_CONN_DBT_CLOUD_DEFAULT", json.dumps(DBT_CLOUD))
     monkeypatch.setenv("PMS_DBT_CLOUD_JOB_ID", "22")
     get_settings.cache_clear()
+
+
+def test_dbt_cloud_with_connection_and_job_lacks_nothing(
+    dbt_cloud: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing but the warehouse's own check asks a Snowflake account, which is not there.
+    monkeypatch.setattr(check_prerequisites, "_check_warehouse", lambda *_: [])
+    monkeypatch.setenv("PMS_WAREHOUSE", "snowflake")
+    get_settings.cache_clear()
     check()
+
+
+def test_dbt_cloud_cannot_reach_a_duckdb_file(dbt_cloud: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMS_ML_PYTHON", "/nowhere/python")
+    get_settings.cache_clear()
+    with pytest.raises(AirflowFailException, match="PMS_WAREHOUSE 'duckdb' is a file") as failure:
+        check()
+    assert "make setup" in str(failure.value), "with the other problems"
+
+
+def test_dbt_cloud_does_not_matter_to_a_snapshot_that_is_used_again(
+    dbt_cloud: None, aws: Any, settings: Settings
+) -> None:
+    assert skipped(reuse_snapshot=a_snapshot(aws, settings)) == {"transform.sessions", "transform.docs"}
 
 
 def test_all_that_is_missing_is_named_at_once(set_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,7 +253,7 @@ def test_a_snapshot_that_cannot_be_used_again_fails_at_once(
 def test_drift_against_the_previous_snapshot_is_written_beside_and_warned_of(
     s3: Any, shop: Path, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = export(end="2026-01-20")
+    first = export(start="2025-12-31", end="2026-01-20")
     assert (first.previous_snapshot_id, first.drift_uri) == (None, None)
     calm = export()
     assert calm.previous_snapshot_id == first.snapshot_id
@@ -272,6 +272,28 @@ def test_drift_against_the_previous_snapshot_is_written_beside_and_warned_of(
     # The manifest is a function of content: it knows of no other snapshot.
     manifest = snapshots.read_manifest(s3, moved.uri)
     assert manifest is not None and first.snapshot_id not in manifest.to_bytes().decode()
+
+
+@pytest.mark.parametrize(
+    "trial", [{"start": "2026-01-06"}, {"start": "2025-12-31", "max_sessions": 200}], ids=["days", "sessions"]
+)
+def test_a_trial_is_no_baseline_of_a_whole_window(
+    s3: Any, shop: Path, settings: Settings, trial: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    export(end="2026-01-20", **trial)
+    whole = export()
+    assert (whole.previous_snapshot_id, whole.drift_uri) == (None, None)
+    assert "shift" not in caplog.text
+
+
+@pytest.mark.parametrize("max_sessions", [None, 200])
+def test_a_manifest_says_how_its_sessions_were_chosen(
+    s3: Any, shop: Path, settings: Settings, max_sessions: int | None
+) -> None:
+    manifest = snapshots.read_manifest(s3, export(max_sessions=max_sessions).uri)
+    assert manifest is not None
+    written = json.loads(manifest.to_bytes())
+    assert (written["min_session_length"], written["max_sessions"]) == (2, max_sessions)
 
 
 def test_a_run_leaves_its_snapshot_where_a_notebook_finds_it(

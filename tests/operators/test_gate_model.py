@@ -11,20 +11,26 @@ from typing import Any
 
 import boto3
 import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, chain
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from moto import mock_aws
 
+from include import drift, snapshots
 from include.contracts import BadInputError, Verdict
+from include.dbt_artifacts import XCOM_KEY
 from include.operators import gate_model
 from include.operators.gate_model import GateModelOperator, ModelRejectedError, run_suite, unpack_evaluation
+from include.runs import write_record
 from include.settings import Settings
 from tests.gate.evaluations import Row, build, write
 
 BUCKET, JOB = "shop-bucket", "pms-0123456789ab"
+SNAPSHOT, PREVIOUS = "snap-0123456789abcdef", "snap-fedcba9876543210"
 TRAINED = {
     "job_name": JOB,
     "job_arn": f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{JOB}",
-    "snapshot_id": "snap-1",
+    "snapshot_id": SNAPSHOT,
     "model_uri": f"s3://{BUCKET}/shop/models/{JOB}/output/model.tar.gz",
     "evaluation_uri": f"s3://{BUCKET}/shop/models/{JOB}/output/output.tar.gz",
     "billable_seconds": 60,
@@ -33,10 +39,14 @@ REPORTS = f"shop/reports/{JOB}"
 
 
 class Ti:
-    """Keeps what is pushed to XCom."""
+    """Keeps what is pushed to XCom, and hands over what other tasks left."""
 
     def __init__(self) -> None:
         self.pushed: dict[str, Any] = {}
+        self.left: dict[tuple[str, str], Any] = {}
+
+    def xcom_pull(self, *, task_ids: list[str], key: str) -> list[Any]:
+        return [self.left.get((name, key)) for name in task_ids]
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = json.loads(json.dumps(value, allow_nan=False))
@@ -59,8 +69,42 @@ class Cloud:
         self.client.put_object(Bucket=BUCKET, Key=TRAINED["evaluation_uri"].split("/", 3)[3], Body=content)
 
     def run(self, trained: object = TRAINED, override: object = "") -> dict[str, Any]:
-        operator = GateModelOperator(task_id="gate_model", trained_model=trained, override_reason=override)  # type: ignore[arg-type]
+        with DAG("shop", schedule=None):
+            operator = GateModelOperator(
+                task_id="gate_model",
+                trained_model=trained,
+                override_reason=override,  # type: ignore[arg-type]
+            )
+            before = [EmptyOperator(task_id=name) for name in ("transform.a", "transform.b", "export")]
+            chain(*before, operator)
         return operator.execute({"ti": self.ti, "run_id": "run"})  # type: ignore[arg-type,typeddict-item]
+
+    def put_data(self) -> None:
+        """What export and transform left: manifest, drift, record, and the results of dbt's tests."""
+        uri = snapshots.snapshot_uri(BUCKET, "shop", SNAPSHOT)
+        manifest = snapshots.Manifest(
+            snapshot_id=SNAPSHOT,
+            tenant="t",
+            interval=snapshots.Interval(start="2026-01-01", end="2026-02-01"),
+            split=snapshots.Split(validation_start="2026-01-20T00:00:00Z", test_start="2026-01-25T00:00:00Z"),
+            counts={"train": 4321, "validation": 500, "test": 501, "catalog": 9},
+            files=(),
+            sql_sha256="",
+            dbt_manifest_sha256="",
+            high_water_mark="",
+            profile={"splits": {"train": {"interactions": 20123}}, "test_unknown_share": 0.034},
+        )
+        snapshots.publish(self.client, uri, manifest)
+        level = {"lengths": drift.Measure(value=0.3, level="large")}
+        moved = drift.Drift(snapshot_id=SNAPSHOT, previous_snapshot_id=PREVIOUS, measures=level)
+        where = drift.write(self.client, BUCKET, "shop", moved)
+        claim = manifest.claim(uri).model_copy(update={"drift_uri": where, "previous_snapshot_id": PREVIOUS})
+        write_record(self.client, BUCKET, "shop", "run", claim)
+        for task, name, status in (("a", "unique_sessions", "pass"), ("b", "<few>_bots", "warn")):
+            body = {"results": [{"unique_id": f"test.shop.{name}.1", "status": status}]}
+            self.client.put_object(Bucket=BUCKET, Key=f"dbt/{task}.json", Body=json.dumps(body))
+            left = {"run_results_uri": f"s3://{BUCKET}/dbt/{task}.json"}
+            self.ti.left[f"transform.{task}", XCOM_KEY] = left
 
     def read(self, name: str) -> str:
         return self.client.get_object(Bucket=BUCKET, Key=f"{REPORTS}/{name}")["Body"].read().decode()
@@ -142,6 +186,89 @@ def test_a_card_that_cannot_be_drawn_does_not_decide(
     verdict = Verdict.model_validate(cloud.run())
     assert verdict.approved and verdict.card_uri is None
     assert cloud.keys() == ["report.json", "verdict.json"]
+
+
+SHOWN = {
+    "snapshot": ("4,321", "manifest could not be read"),
+    "drift": (PREVIOUS, "no comparison"),
+    "tests": (">1 passed<", "left no results"),
+}
+
+
+def card_after(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Draws the card of a model whose report is empty: the suite does not matter here."""
+    monkeypatch.setattr(gate_model, "run_suite", lambda *_: "")
+    cloud.put(*build(queries=30))
+    with pytest.raises(ModelRejectedError):
+        cloud.run()
+    return cloud.read("card.html")
+
+
+def test_the_card_shows_snapshot_drift_and_the_tests_of_every_dbt_task(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.put_data()
+    page = card_after(cloud, monkeypatch)
+    for there, missing in SHOWN.values():
+        assert there in page and missing not in page
+    assert "&lt;few&gt;_bots" in page and "<few>" not in page
+
+
+def test_a_run_without_transform_has_a_card_that_says_so(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud.put_data()
+    cloud.ti.left.clear()
+    page = card_after(cloud, monkeypatch)
+    assert "left no results" in page and "4,321" in page
+    assert "The card goes without" not in caplog.text, "nothing is amiss"
+
+
+def test_the_drift_of_another_snapshot_is_not_shown(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.put_data()
+    record = json.loads(
+        cloud.client.get_object(Bucket=BUCKET, Key="shop/runs/run/snapshot.json")["Body"].read()
+    )
+    body = json.dumps(record | {"snapshot_id": PREVIOUS})
+    cloud.client.put_object(Bucket=BUCKET, Key="shop/runs/run/snapshot.json", Body=body)
+    assert "no comparison" in card_after(cloud, monkeypatch)
+
+
+DRIFT_KEY = f"shop/drift/{SNAPSHOT}/{PREVIOUS}.json"
+
+
+@pytest.mark.parametrize(
+    ("missing", "key", "body"),
+    [
+        ("snapshot", f"shop/snapshots/{SNAPSHOT}/manifest.json", b"{"),
+        ("drift", DRIFT_KEY, None),
+        ("drift", DRIFT_KEY, b'{"measures": "<script>"}'),
+        ("drift", "shop/runs/run/snapshot.json", b"{}"),
+        ("tests", "dbt/a.json", None),
+        ("tests", "dbt/a.json", b"\xff{"),
+    ],
+)
+def test_data_that_cannot_be_read_leave_a_gap_and_do_not_fail_the_gate(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, missing: str, key: str, body: bytes | None
+) -> None:
+    cloud.put_data()
+    where = {"Bucket": BUCKET, "Key": key}
+    cloud.client.delete_object(**where) if body is None else cloud.client.put_object(Body=body, **where)
+    page = card_after(cloud, monkeypatch)
+    for name, (there, gap) in SHOWN.items():
+        assert (gap if name == missing else there) in page
+
+
+def test_xcom_that_does_not_answer_does_not_fail_the_gate(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def down(**_: object) -> None:
+        raise RuntimeError("no answer")
+
+    cloud.put_data()
+    monkeypatch.setattr(cloud.ti, "xcom_pull", down)
+    assert "left no results" in card_after(cloud, monkeypatch)
+    assert "The card goes without dbt's tests" in caplog.text
 
 
 def test_a_missing_ml_environment_says_how_to_build_it(
