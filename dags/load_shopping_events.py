@@ -34,7 +34,8 @@ from include.settings import TENANT_PATTERN, get_settings
     tags=["load", "post-modern-stack"],
     doc_md=__doc__,
     render_template_as_native_obj=True,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=20)},
+    # Minutes in all: whoever holds the DuckDB file may be at work for a while.
+    default_args={"retries": 4, "retry_delay": timedelta(seconds=20), "retry_exponential_backoff": True},
     params={
         "source": Param(
             "build/data/shop",

@@ -39,7 +39,7 @@ from include.operators.train_model import TrainModelOperator
 from include.run_params import run_params
 from include.settings import get_settings
 from include.transform import transform_group
-from include.window import tenant_of_run, window_of_run
+from include.window import window_of_run
 
 settings = get_settings()
 
@@ -53,10 +53,7 @@ settings = get_settings()
     doc_md=__doc__,
     render_template_as_native_obj=True,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
-    user_defined_macros={
-        "window": partial(window_of_run, window_days=settings.window_days),
-        "tenant": tenant_of_run,
-    },
+    user_defined_macros={"window": partial(window_of_run, window_days=settings.window_days)},
     params=run_params(settings),
 )
 def post_modern_stack() -> None:
@@ -64,7 +61,7 @@ def post_modern_stack() -> None:
     chosen = {
         "start_date": "{{ window(params, dag_run, triggering_asset_events).start }}",
         "end_date": "{{ window(params, dag_run, triggering_asset_events).end }}",
-        "tenant": "{{ tenant(params, triggering_asset_events) }}",
+        "tenant": "{{ params.tenant }}",
         "reuse_snapshot": "{{ params.reuse_snapshot }}",
     }
     check = CheckPrerequisitesOperator(

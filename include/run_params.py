@@ -54,8 +54,8 @@ def run_params(settings: Settings) -> dict[str, Param]:
             False,
             type="boolean",
             title="Rebuild the marts",
-            description="Drops and builds every dbt model anew from the whole log, for every tenant; needed "
-            "once after a model got another column. With dbt Cloud, set it in the job.",
+            description="Drops and builds every dbt model anew from the whole log, for every tenant. New "
+            "rows, rules and columns need it not; another type of a column does. Not with dbt Cloud.",
         ),
         "architecture": Param(
             "gru",

@@ -108,7 +108,6 @@ def _dbt_core_group(settings: Settings, check: BaseOperator) -> TaskGroup:
             "callback": keep_run_results,
             # Their inputs never change: dbt's advice is to run them where the code does, in tests.
             "env": {"DBT_EXCLUDE_RESOURCE_TYPES": "unit_test"},
-            # The models that are kept by day notice new rows and new rules; another column needs this.
             "full_refresh": "{{ params.full_refresh }}",
         },
         default_args={"retries": 2},

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 
 from include.contracts import SettingsError
-
-_log = logging.getLogger(__name__)
 
 AssetEvents = Mapping[Any, Sequence[Any]]
 """Asset to the events of it that triggered a run; each has an `extra`."""
@@ -65,8 +62,7 @@ def window_of_run(
     """Returns the window of a DAG run; made for templates.
 
     Args:
-        params: The run's Params; `start_date`, `end_date` and, for loads of several tenants, `tenant` are
-            read.
+        params: The run's Params; `start_date` and `end_date` are read.
         dag_run: The template's `dag_run`. Manual runs have no data interval: `run_after` stands in.
         asset_events: The template's `triggering_asset_events`. A run that a load triggered ends, unless its
             Params say otherwise, with the newest day that the tenant then had in the log: a load of long ago
@@ -77,54 +73,16 @@ def window_of_run(
     if not isinstance(moment, datetime):
         raise SettingsError("The run has neither a data interval nor a run_after moment.")
     start, end = (params.get(name) for name in ("start_date", "end_date"))
-    if loads := _loads(asset_events):
-        tenant = _choose(params, _tenants(loads))
-        days = [str(load["newest_event_date"]) for load in loads if load["tenant"] == tenant]
-        newest = max(_parse("newest_event_date", day) for day in days)
-        moment = datetime(newest.year, newest.month, newest.day, tzinfo=UTC) + timedelta(days=1)
+    if newest := _newest_days(asset_events):
+        moment = datetime.combine(max(newest) + timedelta(days=1), time(), UTC)
     return resolve_window(str(start) if start else None, str(end) if end else None, moment, window_days)
 
 
-def tenant_of_run(params: Mapping[str, object], asset_events: AssetEvents) -> str:
-    """Returns whose events a DAG run is about; made for templates.
-
-    Args:
-        params: The run's Params; `tenant` is read.
-        asset_events: The template's `triggering_asset_events`. A run that a load triggered, and for which
-            nobody chose Params, is about the tenant of that load; where loads of several tenants triggered
-            it, about the Param's, which is the setting's, if it is one of them.
-
-    Raises:
-        SettingsError: Loads of several tenants, none of them the Param's, triggered one run.
-    """
-    tenants = _tenants(_loads(asset_events))
-    tenant = _choose(params, tenants)
-    if left := ", ".join(name for name in tenants if name != tenant):
-        _log.warning(
-            "This run is about %s. Loads of %s came with it: trigger a run for each, with the Param Tenant.",
-            tenant,
-            left,
-        )
-    return tenant
-
-
-def _choose(params: Mapping[str, object], tenants: Sequence[str]) -> str:
-    if len(tenants) == 1:
-        return tenants[0]
-    wanted = str(params["tenant"])
-    if tenants and wanted not in tenants:
-        raise SettingsError(
-            f"Loads of several tenants ({', '.join(tenants)}) came while another run was busy, and a run is "
-            "about one: trigger one for each, with the Param Tenant."
-        )
-    return wanted
-
-
-def _tenants(loads: Sequence[Mapping[str, object]]) -> list[str]:
-    return sorted({str(load["tenant"]) for load in loads})
-
-
-def _loads(asset_events: AssetEvents) -> list[Mapping[str, object]]:
-    """Returns what loads said of themselves; an event that somebody made by hand says nothing."""
-    extras = [event.extra for events in asset_events.values() for event in events]
-    return [extra for extra in extras if extra and "etl_id" in extra]
+def _newest_days(asset_events: AssetEvents) -> list[date]:
+    """Reads what loads said of themselves; an event that somebody made by hand says nothing."""
+    extras = [event.extra or {} for events in asset_events.values() for event in events]
+    return [
+        _parse("newest_event_date", str(extra["newest_event_date"]))
+        for extra in extras
+        if "newest_event_date" in extra
+    ]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from include.contracts import SettingsError
-from include.window import Window, resolve_window, tenant_of_run, window_of_run
+from include.window import Window, resolve_window, window_of_run
 
 MOMENT = datetime(2026, 3, 30, 1, tzinfo=UTC)
 
@@ -63,19 +63,19 @@ def test_one_stray_event_of_long_ago_does_not_stop_the_run() -> None:
 RUN = SimpleNamespace(data_interval_end=None, run_after=MOMENT)
 
 
-def loads(*told: tuple[str, str]) -> dict[str, list[SimpleNamespace]]:
-    """Asset events of loads of January: tenant of each, and the newest day that it had then."""
+def loads(*days: str) -> dict[str, list[SimpleNamespace]]:
+    """Asset events of loads of January, each with the newest day that the log had then."""
     return {
         "raw_shopping_events": [
             SimpleNamespace(
                 extra={
-                    "tenant": tenant,
+                    "tenant": "a",
                     "etl_id": "etl-1",
                     "last_event_date": "2021-01-31",
                     "newest_event_date": day,
                 }
             )
-            for tenant, day in told
+            for day in days
         ]
     }
 
@@ -83,13 +83,13 @@ def loads(*told: tuple[str, str]) -> dict[str, list[SimpleNamespace]]:
 @pytest.mark.parametrize(
     ("case", "params", "events", "expected"),
     [
-        ("a log that ends long ago", {}, loads(("a", "2021-01-31")), ("2021-01-22", "2021-02-01")),
-        ("a backfill of January in June", {}, loads(("a", "2021-06-10")), ("2021-06-01", "2021-06-11")),
-        ("the newest of several", {}, loads(("a", "2021-01-31"), ("a", "2021-03-09"), ("a", "2020-01-01")),
+        ("a log that ends long ago", {}, loads("2021-01-31"), ("2021-01-22", "2021-02-01")),
+        ("a backfill of January in June", {}, loads("2021-06-10"), ("2021-06-01", "2021-06-11")),
+        ("the newest of several", {}, loads("2021-01-31", "2021-03-09", "2020-01-01"),
          ("2021-02-28", "2021-03-10")),
-        ("a Param wins", {"end_date": "2021-01-15"}, loads(("a", "2021-01-31")),
+        ("a Param wins", {"end_date": "2021-01-15"}, loads("2021-01-31"),
          ("2021-01-05", "2021-01-15")),
-        ("only the start chosen", {"start_date": "2021-01-01"}, loads(("a", "2021-01-31")),
+        ("only the start chosen", {"start_date": "2021-01-01"}, loads("2021-01-31"),
          ("2021-01-01", "2021-02-01")),
         ("an event made by hand", {}, {"raw_shopping_events": [SimpleNamespace(extra={})]},
          ("2026-03-20", "2026-03-30")),
@@ -99,35 +99,3 @@ def test_window_of_a_run_that_loads_triggered(
     case: str, params: dict[str, str], events: dict[str, list[SimpleNamespace]], expected: tuple[str, str]
 ) -> None:
     assert window_of_run(params, RUN, events, 10) == Window(*expected), case
-
-
-@pytest.mark.parametrize(
-    ("events", "tenant"),
-    [
-        ({}, "of-the-param"),
-        ({"raw_shopping_events": [SimpleNamespace(extra={})]}, "of-the-param"),
-        (loads(("of-the-load", "2021-01-31")), "of-the-load"),
-        (loads(("of-the-load", "2021-01-31"), ("of-the-load", "2021-02-01")), "of-the-load"),
-    ],
-)
-def test_tenant_is_the_one_whose_load_triggered_the_run(
-    events: dict[str, list[SimpleNamespace]], tenant: str
-) -> None:
-    assert tenant_of_run({"tenant": "of-the-param"}, events) == tenant
-
-
-def test_loads_of_two_tenants_in_one_run_still_train_the_shop_of_the_setting(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    events, params = loads(("a", "2021-01-31"), ("b", "2021-06-10")), {"tenant": "a"}
-    assert tenant_of_run(params, events) == "a"
-    assert "Loads of b came with it" in caplog.text
-    assert window_of_run(params, RUN, events, 10).end == "2021-02-01"
-
-
-def test_loads_of_two_other_tenants_are_not_one_run() -> None:
-    events = loads(("a", "2021-01-31"), ("b", "2021-01-31"))
-    with pytest.raises(SettingsError, match=r"several tenants \(a, b\)"):
-        tenant_of_run({"tenant": "of-the-param"}, events)
-    with pytest.raises(SettingsError, match=r"several tenants \(a, b\)"):
-        window_of_run({"tenant": "of-the-param"}, RUN, events, 10)

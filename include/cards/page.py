@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Query
 from fastapi.responses import HTMLResponse
 
 from include.dbt_artifacts import FOLDER, XCOM_KEY
 from include.settings import get_settings
 
+RunId = Annotated[str, Query(min_length=1)]
 DAG_ID, GATE_TASK = "post_modern_stack", "gate.gate_model"
 # The card is one self-contained file: it may style itself, and neither run scripts nor fetch anything.
 CARD_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -61,7 +62,7 @@ def _read(uri: str, folder: str) -> str:
 
 
 @app.get("/card", dependencies=[MAY_READ_RUNS])
-def card(run_id: str, dag_id: str = DAG_ID) -> HTMLResponse:
+def card(run_id: RunId, dag_id: str = DAG_ID) -> HTMLResponse:
     """Shows the card of a run.
 
     Args:
@@ -78,7 +79,7 @@ def card(run_id: str, dag_id: str = DAG_ID) -> HTMLResponse:
 
 
 @app.get("/dbt-docs", dependencies=[MAY_READ_RUNS])
-def dbt_docs(run_id: str, dag_id: str = DAG_ID) -> HTMLResponse:
+def dbt_docs(run_id: RunId, dag_id: str = DAG_ID) -> HTMLResponse:
     """Shows the dbt documentation of a run.
 
     Args:

@@ -164,8 +164,13 @@ def prepare_airflow(environment: dict[str, str], aws_url: str, build: Path = BUI
         for kind, overwrite in (("connections", ["--overwrite"]), ("pools", []), ("variables", [])):
             if settings[kind]:
                 path = home / f"{kind}.json"
+                # Airflow keeps passwords encrypted, and this file in the clear: nobody else may read it.
+                path.touch(mode=0o600)
                 path.write_text(json.dumps(settings[kind]))
-                _airflow([kind, "import", *overwrite, str(path)], environment)
+                try:
+                    _airflow([kind, "import", *overwrite, str(path)], environment)
+                finally:
+                    path.unlink()
         mark.write_text(stamp)
     return str(json.loads(passwords.read_text())[USERNAME])
 

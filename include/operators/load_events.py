@@ -89,7 +89,10 @@ class LoadEventsOperator(BaseOperator):
                 self.log.warning(
                     "Columns that no model knows, kept in raw_data: %s.", ", ".join(report.extra_columns)
                 )
-        if not report.already_loaded or context["ti"].try_number > 1:
+        # The pipeline keeps one endpoint, that of the setting's shop: no other shop's load may set it off. A
+        # later try tells of what an earlier one may have died before telling.
+        is_news = not report.already_loaded or context["ti"].try_number > 1
+        if is_news and report.tenant == settings.tenant:
             _announce(report, str(newest), context)
         return report.to_xcom()
 

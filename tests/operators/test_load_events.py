@@ -98,9 +98,9 @@ def test_each_table_that_got_rows_is_announced_and_no_other(tmp_path: Path, ware
     source = write_source(
         tmp_path / "in", [event(), event(sku="b", moment=T0 + 86_400_000)], products=["a,,,,1"]
     )
-    report = load(source, context, tenant="other")
+    report = load(source, context)
     told = {
-        "tenant": "other",
+        "tenant": "demo-shop",
         "etl_id": report["etl_id"],
         "first_event_date": "2026-01-01",
         "last_event_date": "2026-01-02",
@@ -120,6 +120,12 @@ def test_a_load_of_nothing_new_announces_nothing(tmp_path: Path, warehouse: Path
     assert announced(again) == {}
 
 
+def test_a_load_of_another_shop_never_sets_off_the_pipeline(tmp_path: Path, warehouse: Path) -> None:
+    context = a_try()
+    load(write_source(tmp_path / "in", [event()]), context, tenant="other")
+    assert announced(context) == {}
+
+
 def test_a_load_whose_worker_died_before_telling_of_it_is_announced_by_the_next_try(
     tmp_path: Path, warehouse: Path
 ) -> None:
@@ -134,9 +140,9 @@ def test_a_backfill_is_announced_with_the_newest_day_that_its_tenant_has(
     tmp_path: Path, warehouse: Path
 ) -> None:
     day, context = 86_400_000, a_try()
-    load(write_source(tmp_path / "june", [event(moment=T0 + 160 * day)]), tenant="shop")
+    load(write_source(tmp_path / "june", [event(moment=T0 + 160 * day)]))
     load(write_source(tmp_path / "others", [event(moment=T0 + 170 * day)]), tenant="other")
-    load(write_source(tmp_path / "january", [event(moment=T0 + 30 * day)]), context, tenant="shop")
+    load(write_source(tmp_path / "january", [event(moment=T0 + 30 * day)]), context)
     told = announced(context)["raw_shopping_events"]
     assert (told["last_event_date"], told["newest_event_date"]) == ("2026-01-31", "2026-06-10")
 

@@ -3,7 +3,7 @@
     else than it was. What it was built from is in its column `built_from`, a digest of the number of its source's
     rows, of the newest version among them, and of the model's own SQL. So late, repeated, backfilled and
     withdrawn rows all give the same table as one orderly load, without a look-back that could be too short, and
-    a changed rule reaches every day. Days are built in batches of a bounded number of rows, each in a transaction
+    a changed rule or column reaches every day. Days are built in batches of a bounded number of rows, each in a transaction
     of its own: memory is bounded, and a killed run goes on where it stopped.
 
     A model reads the days it has to build through `days_of_batch`, and joins `sources_by_day` for `built_from`.
@@ -20,13 +20,16 @@
     {{ run_hooks(pre_hooks, inside_transaction=False) }}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
 
-    {% if existing is none or existing.type != 'table' or should_full_refresh() %}
+    {%- set columns = get_column_schema_from_query(empty) | map(attribute='name') | map('lower') | list -%}
+    {%- set is_usable = existing is not none and existing.type == 'table' and not should_full_refresh()
+        and has_columns(existing, columns) -%}
+    {% if not is_usable %}
+        {#- Everything in it can be built from the log: another shape is no reason to ask anybody. -#}
         {{ drop_relation_if_exists(existing) }}
         {% call statement('create') %}{{ create_table_as(False, target_relation, empty) }}{% endcall %}
         {% do adapter.commit() %}
     {% endif %}
 
-    {%- set columns = columns_of_model(target_relation, empty) -%}
     {%- set batches = batches_of_days(stale_days(target_relation)) -%}
     {% for ranges in batches %}
         {{ log(this.identifier ~ ': batch ' ~ loop.index ~ ' of ' ~ batches | length, info=True) }}
@@ -166,18 +169,9 @@
 {% endmacro %}
 
 
-{#- Names of the model's columns; a table of another shape is an error that names the way out. -#}
-{% macro columns_of_model(target_relation, empty) %}
-    {%- set wanted = get_column_schema_from_query(empty) | map(attribute='name') | map('lower') | list -%}
-    {%- set found = adapter.get_columns_in_relation(target_relation) | map(attribute='name') | map('lower') | list -%}
-    {%- if wanted | sort != found | sort -%}
-        {{ exceptions.raise_compiler_error(
-            target_relation ~ " has the columns " ~ found | sort | join(', ') ~ ", the model "
-            ~ wanted | sort | join(', ') ~ ". Build it anew: dbt build --full-refresh --select "
-            ~ target_relation.identifier ~ "+"
-        ) }}
-    {%- endif -%}
-    {% do return(wanted) %}
+{% macro has_columns(relation, columns) %}
+    {%- set found = adapter.get_columns_in_relation(relation) | map(attribute='name') | map('lower') | list -%}
+    {% do return(found | sort == columns | sort) %}
 {% endmacro %}
 
 

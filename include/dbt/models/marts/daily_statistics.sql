@@ -45,24 +45,24 @@ events as (
 )
 
 select
-    events.tenant,
-    events.event_date,
-    cast(events.n_events as bigint) as n_events,
+    coalesce(events.tenant, searches.tenant) as tenant,
+    coalesce(events.event_date, searches.event_date) as event_date,
+    cast(coalesce(events.n_events, 0) as bigint) as n_events,
     cast(coalesce(sessions.n_sessions, 0) as bigint) as n_sessions,
     cast(coalesce(sessions.n_bot_sessions, 0) as bigint) as n_bot_sessions,
     cast(coalesce(searches.n_searches, 0) as bigint) as n_searches,
-    cast(events.n_products as bigint) as n_products,
-    cast(events.n_pageviews as bigint) as n_pageviews,
-    cast(events.n_details as bigint) as n_details,
-    cast(events.n_adds as bigint) as n_adds,
-    cast(events.n_removes as bigint) as n_removes,
-    cast(events.n_purchases as bigint) as n_purchases
+    cast(coalesce(events.n_products, 0) as bigint) as n_products,
+    cast(coalesce(events.n_pageviews, 0) as bigint) as n_pageviews,
+    cast(coalesce(events.n_details, 0) as bigint) as n_details,
+    cast(coalesce(events.n_adds, 0) as bigint) as n_adds,
+    cast(coalesce(events.n_removes, 0) as bigint) as n_removes,
+    cast(coalesce(events.n_purchases, 0) as bigint) as n_purchases
 from events
 left join sessions
     on
         events.tenant = sessions.tenant
         and events.event_date = sessions.session_date
-left join searches
+full outer join searches
     on
         events.tenant = searches.tenant
         and events.event_date = searches.event_date

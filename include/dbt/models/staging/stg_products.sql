@@ -34,6 +34,20 @@ renamed as (
         try_cast({{ json_text('parsed_row', 'price_bucket') }} as double) as price_bucket
     from parsed
 
+),
+
+priced as (
+
+    select
+        etl_id,
+        etl_timestamp,
+        tenant,
+        product_sku,
+        category,
+        -- Both warehouses read nan and inf as numbers, which they are not.
+        case when price_bucket between -1e300 and 1e300 then price_bucket end as price_bucket
+    from renamed
+
 )
 
-select * from renamed
+select * from priced
