@@ -80,6 +80,11 @@ def test_run_without_a_page_says_so(
         assert (answer.status_code, "This run has no" in answer.text) == (200, True)
 
 
+@pytest.mark.parametrize("path", ["/card", "/dbt-docs"])
+def test_empty_run_id_is_the_callers_fault(reader: TestClient, path: str) -> None:
+    assert reader.get(path, params={"run_id": ""}).status_code == 422
+
+
 @EACH_PAGE
 @pytest.mark.parametrize("elsewhere", ["s3://somebody-else/shop/{}", f"s3://{BUCKET}/secrets/{{}}"])
 def test_page_outside_the_projects_own_is_not_read(

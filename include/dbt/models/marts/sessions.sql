@@ -134,8 +134,8 @@ sessions as (
         actions,
         event_times
     from timed
-    -- Who never rests for a day is a machine, and more of it may lie outside of the days that are read here: it
-    -- is left out, or its parts would depend on which days are built together.
+    -- Who never rests for a day is a machine, and more of it may lie outside of the days that are read here:
+    -- it is left out, or its parts would depend on which days are built together.
     where duration_ms < {{ (1440 - (var('session_idle_minutes') | int)) * 60000 }}
 
 )
