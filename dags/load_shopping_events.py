@@ -1,9 +1,10 @@
 """Lands raw shopping events in the warehouse.
 
 **What.** Lands raw shopping events (Coveo SIGIR eCom 2021 schema) in the append-only raw log of the
-warehouse, and announces each table that got rows as an Airflow asset. The same files twice are a no-op; rows
-that do not parse go to `raw.rejected_events` with file, line and reason; a load with too many of them lands
-nothing. A load that was killed goes on behind the last chunk it had committed.
+warehouse. Each table that got rows of the shop that `PMS_TENANT` names is announced as an Airflow asset. The
+same files twice are a no-op; rows that do not parse go to `raw.rejected_events` with file, line and reason; a
+load with too many of them lands nothing. A load that was killed goes on behind the last chunk it had
+committed.
 
 **Needs.** The warehouse connection, and a local folder or `s3://bucket/prefix` (then the AWS connection too)
 with `browsing.csv[.gz]` or `browsing_train.csv[.gz]` and, if they are there, `sku_to_content.csv[.gz]` and

@@ -23,16 +23,15 @@ def run_params(settings: Settings) -> dict[str, Param]:
             type=["null", "string"],
             format="date",
             title="Day after the last",
-            description="Events before this day (UTC) are used. Empty: the end of the run's data interval; "
-            "where a load triggered the run, that of the tenant's events.",
+            description="Events before this day (UTC) are used. Empty: the end of the run's data interval, "
+            "or, where a load triggered the run, the end of the log.",
         ),
         "tenant": Param(
             settings.tenant,
             type="string",
             pattern=TENANT_PATTERN,
             title="Tenant",
-            description="Key of the shop to learn from and recommend to. A run that a load triggered "
-            "takes the load's; of loads of several shops, this one.",
+            description="Key of the shop to learn from and recommend to.",
         ),
         "max_sessions": Param(
             None,

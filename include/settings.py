@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     tenant: str = Field("demo-shop", description="Tenant key (`api_key`) of the rows loaded and read.")
     schedule: str | None = Field(
         "@daily",
-        description="Schedule of `post_modern_stack`; `on_load` for a run after every load, empty for none.",
+        description="Schedule of `post_modern_stack`; `on_load` for a run after every load of the tenant, "
+        "empty for none.",
     )
     window_days: int = Field(60, ge=1, le=3650, description="Length of the default rolling window, in days.")
     max_reject_share: float = Field(

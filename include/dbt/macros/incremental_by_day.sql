@@ -3,8 +3,8 @@
     else than it was. What it was built from is in its column `built_from`, a digest of the number of its source's
     rows, of the newest version among them, and of the model's own SQL. So late, repeated, backfilled and
     withdrawn rows all give the same table as one orderly load, without a look-back that could be too short, and
-    a changed rule or column reaches every day. Days are built in batches of a bounded number of rows, each in a transaction
-    of its own: memory is bounded, and a killed run goes on where it stopped.
+    a changed rule or column reaches every day. Days are built in batches of a bounded number of rows, each in a
+    transaction of its own: memory is bounded, and a killed run goes on where it stopped.
 
     A model reads the days it has to build through `days_of_batch`, and joins `sources_by_day` for `built_from`.
     Its config names `day`, its own column of days; `source_model`, `source_day` and `source_version`, where its
