@@ -83,7 +83,7 @@ def test_sessions_are_cleaned_and_encoded(
     # Most frequent first, ties by SKU.
     assert list(corpus.vocabulary.skus) == ["b", *sorted(["a", "c", *odd_skus], key=str.encode)]
     assert list(corpus.vocabulary.counts) == [3] + [1] * (2 + len(odd_skus))
-    assert list(corpus.train.session_ids) == ["s00000", "s00002", "s00004"]
+    assert corpus.train.session_ids.to_pylist() == ["s00000", "s00002", "s00004"]
     assert list(corpus.train.offsets) == [0, 3, 5, 5 + len(odd_skus)]
     assert _names(corpus, corpus.train)[:5] == ["b", "a", "b", "c", "b"]
     assert _names(corpus, corpus.test) == ["b", "new", "a"]
