@@ -82,6 +82,10 @@ class Sessions:
         """Interactions per session, [sessions]."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: Ints) -> Ints:
+        """Interactions of some sessions, [rows]; `lengths` computes those of millions."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -251,9 +255,7 @@ def _in_time_order(ids: list[pa.Array], started: list[pa.Array], split: _Split) 
             "session_id": pa.chunked_array(ids, type=pa.large_string()),
         }
     )
-    sorting = pc.sort_indices(
-        table, sort_keys=[("started_at", "ascending"), ("session_id", "ascending")]
-    )
+    sorting = pc.sort_indices(table, sort_keys=[("started_at", "ascending"), ("session_id", "ascending")])
     order = sorting.to_numpy().astype(np.int64)
     session_ids = table["session_id"].combine_chunks().take(sorting)
     starts = np.cumsum(split.lengths) - split.lengths
