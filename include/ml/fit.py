@@ -234,7 +234,9 @@ def _training_step(
             states = tf.boolean_mask(network(batch[:, :-1], training=True), real)
             targets = tf.boolean_mask(following, real)
             share = tf.reduce_sum(loss(states, targets)) / targets_in_all
-        gradients = tape.gradient(share, network.trainable_variables)
+        # Keras' Adam squares the parts of a sparse gradient before it adds those of one row up, and every
+        # replica brings a part: dense, the sum comes first.
+        gradients = map(tf.convert_to_tensor, tape.gradient(share, network.trainable_variables))
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         return share
 
