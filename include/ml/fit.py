@@ -24,6 +24,7 @@ from validate import validation_metrics
 
 _PATIENCE = 2  # epochs without a better validation MRR
 _SLOWEST = 0.05  # share of the learning rate left at the end of the linear decay
+_TOLD = 60.0  # seconds between two lines of progress within an epoch
 _DIVERGED = 10.0  # times the loss of a uniform guess
 
 
@@ -57,6 +58,7 @@ def train(
     *,
     cluster: Cluster | None = None,
     checkpoints: Checkpoints | None = None,
+    say: Callable[[str], None] = print,
 ) -> Progress:
     """Trains in place and, in the chief, sets the weights of the best epoch.
 
@@ -71,6 +73,7 @@ def train(
         report: Called by the chief with each epoch's row of the learning curve.
         cluster: Who trains together; nobody else by default.
         checkpoints: Where to go on from and what to leave behind; only the chief's are used.
+        say: Called about once a minute with how far the epoch is.
 
     Returns:
         Progress with the learning curve; complete in the chief only.
@@ -81,7 +84,7 @@ def train(
     """
     cluster = cluster or Cluster()
     kept = checkpoints if cluster.is_chief else None
-    return _Loop(network, train_sessions, validation, products, options, report, cluster, kept).run()
+    return _Loop(network, train_sessions, validation, products, options, report, cluster, kept, say).run()
 
 
 @dataclass
@@ -94,6 +97,7 @@ class _Loop:
     report: Callable[[Epoch], None]
     cluster: Cluster
     checkpoints: Checkpoints | None
+    say: Callable[[str], None]
 
     def __post_init__(self) -> None:
         with self.cluster.strategy.scope():
@@ -105,7 +109,7 @@ class _Loop:
         self.best_weights = self.network.get_weights()
         self.progress = Progress()
         self.losses: list[tf.Tensor | float] = []
-        self.clock = time.monotonic()
+        self.clock = self.told = time.monotonic()
 
     def run(self) -> Progress:
         self._restore()
@@ -144,6 +148,7 @@ class _Loop:
                 return True
             if self.checkpoints and self.checkpoints.due:
                 self._save()
+            self._tell(len(plan))
         return False
 
     def _end_epoch(self, out_of_time: bool) -> None:
@@ -186,6 +191,13 @@ class _Loop:
         self.progress.seconds += now - self.clock
         self.progress.epoch_seconds += now - self.clock
         self.clock = now
+
+    def _tell(self, steps: int) -> None:
+        if self.clock - self.told >= _TOLD:
+            self.told, progress = self.clock, self.progress
+            self.say(
+                f"step {progress.step}/{steps} of epoch {progress.epoch + 1}: {float(self.losses[-1]):.4f}"
+            )
 
     def _leave(self) -> NoReturn:
         raise StoppedError(

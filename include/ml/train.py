@@ -238,7 +238,15 @@ def learn(
         tracker.metrics(values, int(row["epoch"] or 0))
 
     progress = fit.train(
-        network, corpus.train, validation, products, options, report, cluster=cluster, checkpoints=kept
+        network,
+        corpus.train,
+        validation,
+        products,
+        options,
+        report,
+        cluster=cluster,
+        checkpoints=kept,
+        say=_note,
     )
     trained = build()
     trained.set_weights(network.get_weights())
