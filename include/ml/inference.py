@@ -17,6 +17,8 @@ MAX_SESSION = 1000  # the most recent ones; the network looks at fewer, `exclude
 MAX_SKU = 512
 MAX_K = 50
 DEFAULT_K = 20
+# To a server that may put rows of several requests into one call: they do not touch each other, and "" pads.
+BATCHABLE = True
 CONTENT_TYPE = "application/json"
 
 
