@@ -1,7 +1,7 @@
 """An open-loop load generator for one HTTP endpoint, light enough to share two cores with what it measures.
 
-Requests have their times beforehand (Poisson arrivals) and latency counts from that time, not from the sending:
-a stalled server or generator then shows in every request that it delayed, and not in one alone, which is what
+Requests have their times beforehand (Poisson arrivals), and latency counts from that time, not from the
+sending: a stalled server or generator then shows in every request that it delayed and not in one alone, which
 Gil Tene calls coordinated omission. One thread, plain sockets and `select`, whose timer is finer than that of
 `epoll`; connections are kept alive.
 
