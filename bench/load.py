@@ -72,9 +72,11 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return times
 
 
-def drive(port: int, messages: list[bytes], times: list[float]) -> dict[str, Any]:
+def drive(
+    port: int, messages: list[bytes], times: list[float], connections: int = _CONNECTIONS
+) -> dict[str, Any]:
     """Sends the messages in turn at their times; returns latencies in ms, statuses and sizes of replies."""
-    idle = [Connection(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(_CONNECTIONS)]
+    idle = [Connection(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(connections)]
     for connection in idle:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     busy: dict[socket.socket, Connection] = {}
