@@ -21,7 +21,7 @@ DBT_SOURCES := $(shell find include/dbt -name target -prune -o -name logs -prune
 	\( -name '*.sql' -o -name '*.yml' \) -print)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo up down test bench lint format lock clean
+.PHONY: help setup demo up down test bench bench-serving lint format lock clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -78,6 +78,9 @@ test: setup .venv/.dev .venv-fakesnow/.fakesnow ## All tests
 bench: setup ## Speed of the data land at 36 million events beside a hand-written script (SHARE=0.1 for less)
 	@$(PYTHON) -m bench.data_land $(if $(SHARE),--share $(SHARE)) $(if $(RUNS),--runs $(RUNS))
 	@$(PYTHON) -m bench.airflow_overhead
+
+bench-serving: setup ## Latency of the endpoint's model server under load, beside two other ways (about ten minutes)
+	@$(PYTHON) -m bench.serving $(if $(BUILD),--build "$(BUILD)")
 
 lint: setup .venv/.dev ## ruff, mypy and sqlfluff (both dialects)
 	@$(PYTHON) -m ruff check .

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from recommender import Recommender
+from recommender import Recommender, cells
 from sessions import Vocabulary
 
 Strings = npt.NDArray[np.object_]
 
 _BATCH = 256
+_BLOCK = 64  # columns; between 32 and 256 hardly any difference was measured
 _decode = np.vectorize(bytes.decode, otypes=[object])
 
 
@@ -38,22 +39,29 @@ class Server(tf.Module):
         skus = tf.constant([str(sku) for sku in vocabulary.skus])
         ids = tf.range(1, len(vocabulary) + 1, dtype=tf.int32)
         self.ids = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(skus, ids), 0)
-        self.skus = tf.constant(skus)
-        total = max(1, int(vocabulary.counts.sum()))
-        self.popularity = tf.constant((vocabulary.counts / total).astype(np.float32))
+        self.skus = tf.concat([[""], skus], axis=0)
+        # The fallback's list is always the same, and so is made here.
+        counts = np.concatenate([[-1], vocabulary.counts])
+        popular = np.argsort(-counts, kind="stable")[:top_k].astype(np.int32)
+        self.popular = tf.constant(popular)
+        shares = counts[popular] / max(1, int(vocabulary.counts.sum()))
+        self.popularity = tf.constant(shares.astype(np.float32))
 
     @tf.function(
         input_signature=[
             tf.TensorSpec([None, None], tf.string, name="session"),
             tf.TensorSpec([None], tf.int32, name="k"),
+            tf.TensorSpec([None], tf.bool, name="exclude_seen"),
         ]
     )
-    def serve(self, session: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serve(self, session: tf.Tensor, k: tf.Tensor, exclude_seen: tf.Tensor) -> dict[str, tf.Tensor]:
         """Answers a batch.
 
         Args:
             session: SKUs, oldest first, "" pads anywhere, string [batch, length].
             k: Products wanted, cut to 1 … top_k, int32 [batch].
+            exclude_seen: Whether to leave out every product of the session, also those that are too long ago
+                for the network, and not only the one being viewed; bool [batch].
 
         Returns:
             `skus` string and `scores` float32 [batch, largest k], "" and 0 where a row has no more;
@@ -65,22 +73,49 @@ class Server(tf.Module):
         history = known.to_tensor(0)
         # The network needs at least one step, also where nobody in the batch knows anything.
         history = tf.pad(history, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(history)[1])]])
-        scores = self.recommender(history, lengths)[:, 1:]
-        is_known = lengths > 0
-        last = tf.gather(history, tf.maximum(lengths - 1, 0), batch_dims=1)
-        viewed = tf.one_hot(last - 1, tf.shape(scores)[1], on_value=True, off_value=False, dtype=tf.bool)
-        scores = tf.where(is_known[:, None], scores, self.popularity[None, :])
-        scores = tf.where(viewed, -1.0, scores)  # below any probability
+        probabilities = self.recommender(history, lengths)
+        viewed = tf.gather(history, tf.maximum(lengths - 1, 0), batch_dims=1)[:, None]
+        seen = tf.where(exclude_seen[:, None], found, 0)
+        struck = cells(tf.concat([tf.zeros_like(viewed), viewed, seen], axis=1))  # 0 is no product
+        below = tf.fill(tf.shape(struck)[:2], -1.0)  # any probability
+        probabilities = tf.tensor_scatter_nd_update(probabilities, struck, below)
+
         wanted = tf.clip_by_value(k, 1, self.top_k)
-        width = tf.minimum(tf.reduce_max(tf.concat([wanted, [1]], 0)), tf.shape(scores)[1])
-        values, places = tf.math.top_k(scores, width)
-        real = (values >= 0.0) & (tf.range(width)[None, :] < wanted[:, None])
+        width = tf.minimum(tf.reduce_max(tf.concat([wanted, [1]], 0)), len(self.popular))
+        scores, ids = top_k(probabilities, width)
+        is_known = (lengths > 0)[:, None]
+        scores = tf.where(is_known, scores, self.popularity[:width])
+        ids = tf.where(is_known, ids, self.popular[:width])
+        real = (scores >= 0.0) & (tf.range(width) < wanted[:, None])
         return {
-            "skus": tf.where(real, tf.gather(self.skus, places), ""),
-            "scores": tf.where(real, values, 0.0),
-            "fallback": tf.where(is_known, "none", "popularity"),
+            "skus": tf.gather(self.skus, tf.where(real, ids, 0)),
+            "scores": tf.where(real, scores, 0.0),
+            "fallback": tf.where(is_known[:, 0], "none", "popularity"),
             "k": wanted,
         }
+
+
+def top_k(scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the k greatest of each row and their columns, as `tf.math.top_k` does, several times faster.
+
+    Columns are cut into blocks, and only the k blocks with the greatest maxima are looked into. That is
+    exact: were one of the k greatest in another block, each of those k blocks would hold one that comes
+    before it. Among equals the lower column comes first, here as there: blocks and what is in them keep
+    their order.
+
+    Args:
+        scores: float32 [batch, columns].
+        k: At least 1, at most the columns.
+    """
+    columns = tf.shape(scores)[1]
+    blocks = -(-columns // _BLOCK)
+    padded = tf.pad(scores, [[0, 0], [0, blocks * _BLOCK - columns]], constant_values=-np.inf)
+    grid = tf.reshape(padded, [-1, blocks, _BLOCK])
+    _, best = tf.math.top_k(tf.reduce_max(grid, axis=2), tf.minimum(k, blocks))
+    best = tf.sort(best, axis=1)
+    inside = tf.gather(grid, best, batch_dims=1)
+    values, places = tf.math.top_k(tf.reshape(inside, [tf.shape(scores)[0], -1]), k)
+    return values, tf.gather(best, places // _BLOCK, batch_dims=1) * _BLOCK + places % _BLOCK
 
 
 def _without_repeats(ids: tf.RaggedTensor) -> tf.RaggedTensor:
@@ -93,7 +128,7 @@ def _without_repeats(ids: tf.RaggedTensor) -> tf.RaggedTensor:
 
 def save(server: Server, path: Path) -> None:
     """Writes the SavedModel with its `serving_default` signature."""
-    for layer in server.recommender.network.layers:
+    for layer in server.recommender.next_item.layers:
         if isinstance(layer, keras.layers.GRU):
             # Traced on a GPU machine, "auto" would bake in a kernel that a CPU endpoint does not have.
             layer.use_cudnn = False
@@ -108,10 +143,14 @@ class Exported:
         self._loaded = tf.saved_model.load(str(path))  # keeps the variables alive
         self._signature = self._loaded.signatures["serving_default"]
 
-    def answer(self, sessions: Strings, k: int) -> dict[str, Any]:
+    def answer(self, sessions: Strings, k: int, exclude_seen: bool = False) -> dict[str, Any]:
         """Answers one batch: object array of SKUs [batch, length] to numpy outputs of the signature."""
-        wanted = tf.fill([len(sessions)], k)
-        outputs = self._signature(session=tf.constant(sessions, tf.string), k=wanted)
+        rows = [len(sessions)]
+        outputs = self._signature(
+            session=tf.constant(sessions, tf.string),
+            k=tf.fill(rows, k),
+            exclude_seen=tf.fill(rows, exclude_seen),
+        )
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     def recommend(self, sessions: Strings, lengths: Any, k: int) -> tuple[Strings, npt.NDArray[np.float32]]:

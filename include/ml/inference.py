@@ -1,7 +1,10 @@
 """Request and response handlers of the SageMaker TensorFlow Serving container; standard library only.
 
-Request  `{"instances": [{"session": ["sku", …], "k": 20}]}`
+Request  `{"instances": [{"session": ["sku", …], "k": 20, "exclude_seen": false}]}`
 Response `{"predictions": [{"skus": […], "scores": […], "fallback": "none"}]}`
+
+`session` is oldest first. The product being viewed, its last known one, is never recommended; with
+`exclude_seen` no product of the session is. `fallback` is `popularity` where no SKU of it was known.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import json
 from typing import Any
 
 MAX_INSTANCES = 100
-MAX_SESSION = 50
+MAX_SESSION = 1000  # the most recent ones; the network looks at fewer, `exclude_seen` at all of them
 MAX_SKU = 512
 MAX_K = 50
 DEFAULT_K = 20
+# To a server that may put rows of several requests into one call: they do not touch each other, and "" pads.
+BATCHABLE = True
 CONTENT_TYPE = "application/json"
 
 
@@ -36,9 +41,10 @@ def input_handler(data: Any, context: Any) -> str:
     instances = _instances(data.read())
     cleaned = [_instance(number, instance) for number, instance in enumerate(instances)]
     # TensorFlow Serving takes rows of equal length only, and a tensor has at least one column.
-    width = max(1, *(len(session) for session, _ in cleaned))
-    rows = [{"session": session + [""] * (width - len(session)), "k": k} for session, k in cleaned]
-    return json.dumps({"signature_name": "serving_default", "instances": rows})
+    width = max(1, *(len(row["session"]) for row in cleaned))
+    for row in cleaned:
+        row["session"] += [""] * (width - len(row["session"]))
+    return json.dumps({"signature_name": "serving_default", "instances": cleaned})
 
 
 def output_handler(response: Any, context: Any) -> tuple[str, str]:
@@ -58,14 +64,15 @@ def output_handler(response: Any, context: Any) -> tuple[str, str]:
         content = response.content
         raise ValueError(content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content))
     predictions = [_prediction(row) for row in json.loads(response.content)["predictions"]]
-    return json.dumps({"predictions": predictions}, allow_nan=False), CONTENT_TYPE
+    body = json.dumps({"predictions": predictions}, allow_nan=False, separators=(",", ":"))
+    return body, CONTENT_TYPE
 
 
 def _prediction(row: dict[str, Any]) -> dict[str, Any]:
     pairs = [pair for pair in zip(row["skus"], row["scores"], strict=True) if pair[0] != ""][: row["k"]]
     return {
         "skus": [sku for sku, _ in pairs],
-        "scores": [score for _, score in pairs],
+        "scores": [float(f"{score:.5g}") for _, score in pairs],  # what a float32 has more is noise and bytes
         "fallback": row["fallback"],
     }
 
@@ -83,7 +90,7 @@ def _instances(body: Any) -> list[Any]:
     return instances
 
 
-def _instance(number: int, instance: Any) -> tuple[list[str], int]:
+def _instance(number: int, instance: Any) -> dict[str, Any]:
     if not isinstance(instance, dict):
         raise ValueError(f"instance {number} is not an object")
     session = instance.get("session")
@@ -92,7 +99,11 @@ def _instance(number: int, instance: Any) -> tuple[list[str], int]:
     k = instance.get("k", DEFAULT_K)
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
         raise ValueError(f"instance {number}: k must be a whole number from 1 to {MAX_K}")
-    return [sku for sku in session if _possible(sku)][-MAX_SESSION:], k
+    exclude_seen = instance.get("exclude_seen", False)
+    if not isinstance(exclude_seen, bool):
+        raise ValueError(f"instance {number}: exclude_seen must be true or false")
+    named = [sku for sku in session if _possible(sku)]
+    return {"session": named[-MAX_SESSION:], "k": k, "exclude_seen": exclude_seen}
 
 
 def _possible(sku: str) -> bool:

@@ -48,16 +48,16 @@ BLENDS = tuple(Blend(n, r) for n in (0.0, 0.2, 0.4, 0.6, 0.8) for r in (0.0, 0.0
 class Recommender(tf.Module):
     """Probabilities of the next item over the whole catalogue."""
 
-    def __init__(self, network: NextItem, train: Sessions, products: int) -> None:
+    def __init__(self, next_item: NextItem, train: Sessions, products: int) -> None:
         """Counts the priors.
 
         Args:
-            network: The network, trained or to be trained.
+            next_item: The network, trained or to be trained.
             train: Training sessions.
             products: Size of the vocabulary.
         """
         super().__init__()
-        self.network = network
+        self.next_item = next_item
         self.products = products
         ids, shares = followers(train, products)
         # Variables and not constants: a GraphDef may not exceed 2 GB.
@@ -74,6 +74,10 @@ class Recommender(tf.Module):
     def __call__(self, history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns blended probabilities.
 
+        The softmax is the only pass over the catalogue, and the priors are added into it where they have
+        weight. Looking for the best among the softmax's and the priors' candidates instead needs no such
+        adding, but a sort of the candidates to sum those named twice, and took up to twice as long.
+
         Args:
             history: Known ids, oldest first, padded with 0 on the right, int32 [batch, length].
             lengths: Known ids per row, int32 [batch].
@@ -81,14 +85,45 @@ class Recommender(tf.Module):
         Returns:
             float32 [batch, products + 1]; rows of length 0 mean nothing.
         """
-        return mix(self.components(history, lengths), self.neighbours, self.revisit)
+        dense = self.dense_share() * tf.nn.softmax(self.network(history, lengths))
+        ids, weights = self.sparse(history, lengths)
+        return tf.tensor_scatter_nd_add(dense, cells(ids), weights)
+
+    def network(self, history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        """Returns the network's logits, float32 [batch, products + 1]; arguments as in `__call__`."""
+        return self.next_item.last_logits(history, lengths)
+
+    def dense_share(self) -> tf.Tensor:
+        """Returns the share of the network's softmax, a scalar."""
+        return (1.0 - self.revisit) * (1.0 - self.neighbours)
+
+    def sparse(self, history: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the priors add to the network's share; arguments as in `__call__`.
+
+        Returns:
+            Ids int32 and weights float32, each [batch, candidates]. An id may come more than once; 0 means
+            none, and has no weight.
+        """
+        (followed, follow), (items, own) = self._priors(history, lengths)
+        weights = [(1.0 - self.revisit) * self.neighbours * follow, self.revisit * own]
+        return tf.concat([followed, items], axis=1), tf.concat(weights, axis=1)
 
     def components(self, history: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the network's, followers' and own items' distributions, each [batch, products + 1].
 
         A prior without evidence is all zeros, which leaves the ranking to the others.
         """
-        network = tf.nn.softmax(self.network.last_logits(history, lengths))
+        network = tf.nn.softmax(self.network(history, lengths))
+        follow, own = (
+            tf.scatter_nd(cells(ids), weights, tf.shape(network))
+            for ids, weights in self._priors(history, lengths)
+        )
+        return network, follow, own
+
+    def _priors(
+        self, history: tf.Tensor, lengths: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+        """Returns ids and weights of followers and of own items; weights sum to 1, or 0 without evidence."""
         ago = tf.range(_LOOK_BACK, dtype=tf.int32)[None, :]
         place = lengths[:, None] - 1 - ago
         items = tf.gather(history, tf.maximum(place, 0), batch_dims=1) * tf.cast(place >= 0, tf.int32)
@@ -96,19 +131,19 @@ class Recommender(tf.Module):
         recency = tf.cast(ago, tf.float32)
         follow = (_FOLLOWER_DECAY**recency * present)[:, :, None] * tf.gather(self.follower_shares, items)
         own = _REVISIT_DECAY**recency * present * tf.cast(items != items[:, :1], tf.float32)
-        return (
-            network,
-            self._distribution(tf.gather(self.follower_ids, items), follow),
-            self._distribution(items, own),
-        )
+        batch = tf.shape(items)[0]
+        followed = tf.reshape(tf.gather(self.follower_ids, items), [batch, -1])
+        return (followed, _distribution(tf.reshape(follow, [batch, -1]))), (items, _distribution(own))
 
-    def _distribution(self, ids: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        batch = tf.shape(ids)[0]
-        ids = tf.reshape(ids, [batch, -1])
-        weights = tf.reshape(weights, [batch, -1])
-        rows = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(ids))
-        summed = tf.scatter_nd(tf.stack([rows, ids], axis=-1), weights, [batch, self.products + 1])
-        return tf.math.divide_no_nan(summed, tf.reduce_sum(summed, axis=1, keepdims=True))
+
+def _distribution(weights: tf.Tensor) -> tf.Tensor:
+    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))
+
+
+def cells(ids: tf.Tensor) -> tf.Tensor:
+    """Returns where each id is in a [batch, products + 1] tensor: int32 [batch, n] to [batch, n, 2]."""
+    rows = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, None], tf.shape(ids))
+    return tf.stack([rows, ids], axis=-1)
 
 
 def mix(parts: tuple[tf.Tensor, tf.Tensor, tf.Tensor], neighbours: Any, revisit: Any) -> tf.Tensor:

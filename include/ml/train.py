@@ -119,6 +119,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-length", type=_whole(1, protocol.WINDOW), default=50)
     parser.add_argument("--seed", type=_whole(0, 2**31 - 1), default=42)
     parser.add_argument("--architecture", choices=("gru", "attention"), default="gru")
+    parser.add_argument("--embedding-dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--top-k", type=_whole(20, 50), default=50)
     parser.add_argument("--max-seconds", type=_number(0.0), default=0.0, help="0: no limit")
     parser.add_argument("--precision", choices=accelerate.PRECISIONS, default="auto")
@@ -203,15 +204,9 @@ def learn(
 ) -> tuple[NextItem, checkpoints.Progress]:
     """Trains, and returns the best network in float32 outside of any strategy: what can be exported."""
     products = len(corpus.vocabulary)
-
-    def build() -> NextItem:
-        return NextItem(
-            arguments.architecture, products, arguments.embedding_dim, arguments.dropout, protocol.WINDOW
-        )
-
     precision = accelerate.choose_precision(arguments.precision)
     with cluster.strategy.scope(), accelerate.dtype_policy(precision):
-        network = build()
+        network = _network(arguments, products)
     validation = protocol.build(corpus.validation, _VALIDATION_QUERIES, arguments.seed)
     options = fit.Options(
         arguments.epochs,
@@ -248,7 +243,7 @@ def learn(
         checkpoints=kept,
         say=_note,
     )
-    trained = build()
+    trained = _network(arguments, products)
     trained.set_weights(network.get_weights())
     return trained, progress
 
@@ -264,6 +259,17 @@ def blended(
     return recommender, blend
 
 
+def _network(arguments: argparse.Namespace, products: int, embedding_dtype: str = "float32") -> NextItem:
+    return NextItem(
+        arguments.architecture,
+        products,
+        arguments.embedding_dim,
+        arguments.dropout,
+        protocol.WINDOW,
+        embedding_dtype,
+    )
+
+
 def export_model(
     arguments: argparse.Namespace,
     folders: Folders,
@@ -273,6 +279,10 @@ def export_model(
 ) -> Exported:
     """Writes the model folder and returns the export read back from it."""
     version = folders.model / "1"
+    if arguments.embedding_dtype != "float32":
+        stored = _network(arguments, recommender.products, arguments.embedding_dtype)
+        stored.set_weights(recommender.next_item.get_weights())
+        recommender.next_item = stored
     save(Server(recommender, corpus.vocabulary, arguments.max_length, arguments.top_k), version)
     code = folders.model / "code"
     code.mkdir(parents=True, exist_ok=True)

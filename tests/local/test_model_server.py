@@ -4,107 +4,33 @@ import contextlib
 import http.client
 import io
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from include.local import model_server
-from include.local.model_server import (
-    BadRequestError,
-    Column,
-    Context,
-    PredictResponse,
-    invoke,
-    load_handlers,
-    newest_version,
-    rows_of,
-    stack_instances,
-)
+from include.local.model_server import Context, Reply, invoke, invoke_handler, load_handlers
+from include.local.served_model import PredictResponse
 from tests.local.cloud import alive, eventually
 
-COLUMNS = [Column("session", "string", (None, None)), Column("k", "int32", (None,))]
 CONTEXT = Context("application/json", "application/json", "", "http://127.0.0.1:1/v1", "", "1")
 
 
 # Without TensorFlow.
 
 
-def test_instances_become_columns() -> None:
-    body = {"instances": [{"session": ["a", "b"], "k": 2}, {"session": ["c", ""], "k": 1}]}
-    assert stack_instances(body, COLUMNS) == {"k": [2, 1], "session": [["a", "b"], ["c", ""]]}
-
-
-def test_one_input_takes_bare_values_and_bytes() -> None:
-    only = [Column("x", "string", (None,))]
-    assert stack_instances({"instances": ["a", {"b64": "/w=="}]}, only) == {"x": ["a", b"\xff"]}
-    assert stack_instances({"instances": [{"x": "a"}]}, only) == {"x": ["a"]}
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ([], "must be an object"),
-        ({}, 'a list "instances"'),
-        ({"instances": {}}, 'a list "instances"'),
-        ({"instances": []}, "is empty"),
-        ({"instances": [{"session": []}]}, "exactly k, session"),
-        ({"instances": [{"session": [], "k": 1, "x": 1}]}, "exactly k, session"),
-        ({"instances": [3]}, "exactly k, session"),
-        ({"instances": [{"session": [{"b64": "?"}], "k": 1}]}, "b64"),
-        ({"instances": [{"session": [{}], "k": 1}]}, "b64"),
-        ({"instances": [{"session": [], "k": 1}], "signature_name": "train"}, "serving_default only"),
-    ],
-)
-def test_a_body_of_another_form_is_a_bad_request(body: object, said: str) -> None:
-    with pytest.raises(BadRequestError, match=said):
-        stack_instances(body, COLUMNS)
-
-
-def test_outputs_become_rows() -> None:
-    outputs = {
-        "skus": np.array([[b"a", b"\xc3\xa9"], [b"\xff", b""]], dtype=object),
-        "scores": np.array([[0.5, 0.25], [1.0, 0.0]], dtype=np.float32),
-        "k": np.array([2, 1], dtype=np.int32),
-    }
-    assert rows_of(outputs) == [
-        {"skus": ["a", "é"], "scores": [0.5, 0.25], "k": 2},
-        {"skus": [{"b64": "/w=="}, ""], "scores": [1.0, 0.0], "k": 1},
-    ]
-    assert rows_of({"y": np.array([1, 2])}) == [1, 2]
-
-
-@pytest.mark.parametrize("shapes", [((2,), (3,)), ((), ())])
-def test_outputs_without_a_common_batch_are_a_fault(shapes: tuple[tuple[int, ...], ...]) -> None:
-    with pytest.raises(RuntimeError, match="batch"):
-        rows_of({str(number): np.zeros(shape) for number, shape in enumerate(shapes)})
-
-
-def test_a_warm_up_value_has_the_shape_of_the_signature() -> None:
-    assert Column("a", "string", (None, None)).dummy == [[""]]
-    assert Column("k", "int32", (None,)).dummy == [1]
-    assert Column("f", "float32", (None, 3)).dummy == [[1, 1, 1]]
-
-
-def test_the_greatest_version_is_served(tmp_path: Path) -> None:
-    for version in ("2", "10", "code", "9x"):
-        (tmp_path / version).mkdir()
-        (tmp_path / version / "saved_model.pb").touch()
-    (tmp_path / "11").mkdir()
-    assert newest_version(tmp_path).name == "10"
-    with pytest.raises(FileNotFoundError, match="saved_model.pb"):
-        newest_version(tmp_path / "code")
-
-
-def _predict(body: Any) -> PredictResponse:
-    return PredictResponse(200, json.dumps({"predictions": [json.loads(body)]}).encode())
+def _predict(bodies: Sequence[Any]) -> list[PredictResponse | Exception]:
+    return [PredictResponse(200, json.dumps({"predictions": [json.loads(body)]}).encode()) for body in bodies]
 
 
 def _handlers(**functions: Any) -> Any:
@@ -119,32 +45,62 @@ def test_handlers_stand_before_and_after_the_model() -> None:
             "text/plain",
         ),
     )
-    assert invoke(handlers, _predict, b'"a"', CONTEXT) == (
-        200,
-        b'200 {"predictions": ["A"]} True predict',
-        "text/plain",
-    )
+    assert invoke(handlers, _predict, [(b'"a"', CONTEXT), (b'"b"', CONTEXT)]) == [
+        Reply(200, b'200 {"predictions": ["A"]} True predict', "text/plain"),
+        Reply(200, b'200 {"predictions": ["B"]} True predict', "text/plain"),
+    ]
 
 
-def test_a_value_error_of_a_handler_is_a_bad_request() -> None:
-    def refuse(data: io.BytesIO, context: Context) -> str:
-        raise ValueError(f"not {context.request_content_type}")
+def test_what_is_wrong_with_one_invocation_the_others_do_not_feel() -> None:
+    def check(data: io.BytesIO, context: Context) -> bytes:
+        body = data.read()
+        if body == b"bad":
+            raise ValueError(f"not {context.request_content_type}")
+        if body == b"fault":
+            raise KeyError("boom")
+        return body
 
-    handlers = _handlers(input_handler=refuse, output_handler=None)
-    assert invoke(handlers, _predict, b"x", CONTEXT) == (
-        400,
-        b'{"error": "not application/json"}',
-        "application/json",
-    )
+    def predict(bodies: Sequence[Any]) -> list[PredictResponse | Exception]:
+        assert list(bodies) == [b"1", b"down", b"2", b"late", b"3"]
+        return [
+            RuntimeError("out of memory") if body == b"down" else PredictResponse(200, body)
+            for body in bodies
+        ]
+
+    def write(response: PredictResponse, context: Context) -> tuple[str, str]:
+        if response.content == b"late":
+            raise ValueError("refused late")
+        return response.text, "text/plain"
+
+    handlers = _handlers(input_handler=check, output_handler=write)
+    bodies = [b"1", b"bad", b"down", b"2", b"fault", b"late", b"3"]
+    replies = invoke(handlers, predict, [(body, CONTEXT) for body in bodies])
+    assert [(reply.status, reply.content) for reply in replies] == [
+        (200, b"1"),
+        (400, b'{"error": "not application/json"}'),
+        (500, b'{"error": "RuntimeError: out of memory"}'),
+        (200, b"2"),
+        (500, b'{"error": "KeyError: \'boom\'"}'),
+        (400, b'{"error": "refused late"}'),
+        (200, b"3"),
+    ]
 
 
 def test_a_model_without_handlers_speaks_tensorflow_servings_rest() -> None:
-    assert invoke(None, _predict, b"7", CONTEXT) == (200, b'{"predictions": [7]}', "application/json")
+    assert invoke(None, _predict, [(b"7", CONTEXT)]) == [
+        Reply(200, b'{"predictions": [7]}', "application/json")
+    ]
 
 
 def test_a_single_handler_does_it_all() -> None:
-    handlers = _handlers(handler=lambda data, context: (data.read(), "text/csv"))
-    assert invoke(handlers, _predict, b"a,b", CONTEXT) == (200, b"a,b", "text/csv")
+    assert invoke_handler(lambda data, context: (data.read(), "text/csv"), b"a,b", CONTEXT) == Reply(
+        200, b"a,b", "text/csv"
+    )
+
+    def refuse(data: io.BytesIO, context: Context) -> tuple[bytes, str]:
+        raise ValueError("no")
+
+    assert invoke_handler(refuse, b"", CONTEXT).status == 400
 
 
 def test_handlers_are_loaded_from_the_artefact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +140,7 @@ EXPORT = """
             batch = tf.shape(session)[0]
             top = tf.reduce_max(k)
             skus = tf.tile(self.skus[tf.newaxis, :top], [batch, 1])
+            tf.debugging.assert_none_equal(session, "poison")
             length = tf.reduce_sum(tf.cast(session != "", tf.float32), 1, keepdims=True)
             scores = tf.where(session[:, :1] == "nan", float("nan"), length) * tf.ones(tf.shape(skus))
             return {"skus": skus, "scores": scores, "k": k}
@@ -193,6 +150,8 @@ EXPORT = """
 """
 INFERENCE = """
     import json
+
+    BATCHABLE = True
 
     def input_handler(data, context):
         request = json.loads(data.read())
@@ -223,13 +182,24 @@ def artefact(ml_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(ml_python: Path, artefact: Path) -> Iterator[int]:
+HANDLER = """
+    import json
+    import urllib.request
+
+    def handler(data, context):
+        rows = [{"session": json.loads(data.read()), "k": 1}]
+        body = json.dumps({"instances": rows}).encode()
+        return urllib.request.urlopen(urllib.request.Request(context.rest_uri, body)).read(), "text/plain"
+"""
+
+
+@contextlib.contextmanager
+def serving(ml_python: Path, artefact: Path, **environment: str) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [ml_python, model_server.__file__, "--model-dir", str(artefact), "--port", str(port)]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=os.environ | environment)
     try:
         eventually(lambda: process.poll() is not None or _ping(port) == 200, 90)
         yield port
@@ -237,6 +207,12 @@ def server(ml_python: Path, artefact: Path) -> Iterator[int]:
         process.terminate()
         assert process.wait(20) is not None
     assert not alive(process.pid)
+
+
+@pytest.fixture(scope="module")
+def server(ml_python: Path, artefact: Path) -> Iterator[int]:
+    with serving(ml_python, artefact) as port:
+        yield port
 
 
 def _ping(port: int) -> int:
@@ -307,6 +283,83 @@ def test_a_bad_request_gets_its_status_and_the_server_lives(
     assert told == status
     assert set(answer) == {"error"}
     assert _ping(server) == 200
+
+
+def _together(port: int, bodies: Sequence[object]) -> list[tuple[int, Any]]:
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(lambda body: _invoke(port, body), bodies))
+
+
+def test_requests_that_come_together_get_each_its_own_answer(server: int) -> None:
+    """Sessions of all lengths and requests of several rows: an answer in the wrong place would show."""
+    bodies = [
+        {"instances": [{"session": ["x"] * (length + row), "k": 1 + row} for row in range(1 + length % 3)]}
+        for length in range(1, 41)
+    ]
+    for _ in range(5):
+        answers = _together(server, bodies)
+        for body, (status, answer) in zip(bodies, answers, strict=True):
+            assert status == 200
+            assert [row["scores"][0] for row in answer] == [len(row["session"]) for row in body["instances"]]
+            assert [len(row["skus"]) for row in answer] == [row["k"] for row in body["instances"]]
+
+
+POISON: dict[str, tuple[object, int]] = {
+    "the graph refuses its value": ({"instances": [{"session": ["poison"], "k": 1}]}, 400),
+    "the graph answers NaN": ({"instances": [{"session": ["nan"], "k": 1}]}, 500),
+    "not of the signature's type": ({"raw": '{"instances": [{"session": [1], "k": 1}]}'}, 400),
+    "the handler fails": ({"boom": 1}, 500),
+    "no JSON": (b"{", 400),
+}
+
+
+def test_a_bad_request_spoils_no_other_that_came_with_it(server: int) -> None:
+    good: list[object] = [{"instances": [{"session": ["x"] * n, "k": 1}]} for n in range(1, 31)]
+    for _ in range(3):
+        bodies = [*good[:10], *(body for body, _ in POISON.values()), *good[10:]]
+        answers = _together(server, bodies)
+        bad = answers[10 : 10 + len(POISON)]
+        assert [status for status, _ in bad] == [status for _, status in POISON.values()]
+        rest = answers[:10] + answers[10 + len(POISON) :]
+        assert [(status, answer[0]["scores"]) for status, answer in rest] == [
+            (200, [float(n)]) for n in range(1, 31)
+        ]
+
+
+def test_overload_is_answered_at_once_and_passes(ml_python: Path, artefact: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    shutil.copytree(artefact, slow)
+    (slow / "code" / "inference.py").write_text(
+        "import time\n"
+        + textwrap.dedent(INFERENCE).replace("request = json", "time.sleep(0.2)\n    request = json")
+    )
+    limits = {"SAGEMAKER_TFS_MAX_BATCH_SIZE": "2", "SAGEMAKER_TFS_MAX_ENQUEUED_BATCHES": "2"}
+    body = {"instances": [{"session": ["x"], "k": 1}]}
+    with serving(ml_python, slow, **limits) as port:
+        answers = _together(port, [body] * 30)
+        statuses = [status for status, _ in answers]
+        assert set(statuses) == {200, 503}
+        assert statuses.count(200) >= 4
+        assert "try again" in next(answer["error"] for status, answer in answers if status == 503)
+        assert _invoke(port, body)[0] == 200
+
+
+def test_what_waits_at_the_end_is_answered(ml_python: Path, artefact: Path) -> None:
+    with serving(ml_python, artefact) as port, ThreadPoolExecutor(8) as pool:
+        body = {"instances": [{"session": ["x"], "k": 1}]}
+        pending = [pool.submit(_invoke, port, body) for _ in range(8)]
+        eventually(lambda: any(one.done() for one in pending), 30)
+    assert {one.result()[0] for one in pending} == {200}
+
+
+def test_handlers_that_call_the_rest_api_do_not_wait_for_each_other(
+    ml_python: Path, artefact: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(artefact, tmp_path / "model")
+    (tmp_path / "model" / "code" / "inference.py").write_text(textwrap.dedent(HANDLER), encoding="utf-8")
+    with serving(ml_python, tmp_path / "model") as port:
+        answers = _together(port, [["x"] * n for n in range(1, 41)])
+    assert [answer["predictions"][0]["scores"] for _, answer in answers] == [[float(n)] for n in range(1, 41)]
 
 
 @pytest.mark.parametrize(

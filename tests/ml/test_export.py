@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
 
 import inference
-from export import Exported
+from export import Exported, top_k
 
 Ask = Callable[..., tuple[list[list[str]], dict[str, Any]]]
 
@@ -24,10 +25,12 @@ Ask = Callable[..., tuple[list[list[str]], dict[str, Any]]]
 def ask(trained: tuple[Path, str]) -> Ask:
     exported = Exported(trained[0] / "model" / "1")
 
-    def call(*sessions: list[str], k: int = 20) -> tuple[list[list[str]], dict[str, Any]]:
+    def call(
+        *sessions: list[str], k: int = 20, exclude_seen: bool = False
+    ) -> tuple[list[list[str]], dict[str, Any]]:
         width = max(1, *(len(session) for session in sessions))
         padded = np.array([session + [""] * (width - len(session)) for session in sessions], dtype=object)
-        outputs = exported.answer(padded.reshape(len(sessions), width), k)
+        outputs = exported.answer(padded.reshape(len(sessions), width), k, exclude_seen)
         return [[sku.decode() for sku in row] for row in outputs["skus"]], outputs
 
     return call
@@ -86,6 +89,58 @@ def test_viewed_item_and_padding_are_never_recommended(ask: Ask) -> None:
     assert np.isfinite(outputs["scores"]).all()
 
 
+SEEN = {
+    "of the network's window": ["A9", "B9"],
+    "repeated": ["A9", "B9", "A9", "A9"],
+    "beyond the network's window": ["C9", "B9"] + ["A10", "B10"] * 30,
+    "around unknown ones": ["A9", "unknown", "B9", "unknown"],
+}
+
+
+@pytest.mark.parametrize("case", SEEN)
+def test_seen_products_are_left_out_where_asked(case: str, ask: Ask) -> None:
+    session = SEEN[case]
+    every, _ = ask(session, k=50)
+    fresh, outputs = ask(session, k=50, exclude_seen=True)
+    # The same list without them: to leave some out moves no other.
+    wanted = [sku for sku in every[0] if sku and sku not in session]
+    assert [sku for sku in fresh[0] if sku] == wanted
+    assert set(session) & set(every[0])
+    assert (outputs["scores"][0][: len(wanted)] > 0).all()
+
+
+def test_each_row_has_its_own_way_with_seen_products(trained: tuple[Path, str]) -> None:
+    serve = tf.saved_model.load(str(trained[0] / "model" / "1")).signatures["serving_default"]
+    session = tf.constant([["A9", "B9"], ["A9", "B9"]])
+    outputs = serve(session=session, k=tf.constant([50, 50]), exclude_seen=tf.constant([True, False]))
+    has = [b"A9" in row for row in outputs["skus"].numpy().tolist()]
+    assert has == [False, True]
+
+
+def _scores(case: str, rows: int, columns: int) -> Any:
+    rng = np.random.default_rng(rows * columns)
+    if case == "distinct":
+        return rng.permutation(rows * columns).reshape(rows, columns).astype(np.float32)
+    if case == "many ties":
+        return rng.integers(-1, 3, (rows, columns)).astype(np.float32)
+    if case == "all the same":
+        return np.full((rows, columns), 0.5, np.float32)
+    return np.sort(rng.random((rows, columns)).astype(np.float32), axis=1)[
+        :, :: 1 if case == "rising" else -1
+    ]
+
+
+@pytest.mark.parametrize("columns", [1, 37, 63, 64, 65, 129, 1000, 5000])
+@pytest.mark.parametrize("case", ["distinct", "many ties", "all the same", "rising", "falling"])
+def test_top_k_is_exact_and_lower_columns_come_first(case: str, columns: int) -> None:
+    scores = _scores(case, 3, columns)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    for k in {1, 2, 20, 50, columns} - {size for size in (2, 20, 50) if size > columns}:
+        values, places = top_k(tf.constant(scores), tf.constant(k))
+        assert places.numpy().tolist() == order[:, :k].tolist()
+        np.testing.assert_array_equal(values, np.take_along_axis(scores, order[:, :k], axis=1))
+
+
 @pytest.mark.parametrize(("k", "given"), [(-3, 1), (0, 1), (1, 1), (7, 7), (50, 35), (10_000, 35)])
 def test_k_is_bounded(k: int, given: int, ask: Ask) -> None:
     skus, outputs = ask(["A9"], k=k)
@@ -119,7 +174,7 @@ def test_export_needs_nothing_of_the_room(trained: tuple[Path, str], tmp_path: P
     script = (
         "import sys, tensorflow as tf\n"
         "serve = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
-        "out = serve(session=tf.constant([['A9']]), k=tf.constant([3]))\n"
+        "out = serve(session=tf.constant([['A9']]), k=tf.constant([3]), exclude_seen=tf.constant([False]))\n"
         "print(out['skus'].numpy()[0][0].decode(), 'recommender' in sys.modules)\n"
     )
     done = subprocess.run(
@@ -134,7 +189,7 @@ def test_handlers_and_export_fit_together(ask: Ask) -> None:
     sent = json.loads(inference.input_handler(io.BytesIO(json.dumps(body).encode()), context))
     rows = []
     for row in sent["instances"]:
-        skus, outputs = ask(row["session"], k=row["k"])
+        skus, outputs = ask(row["session"], k=row["k"], exclude_seen=row["exclude_seen"])
         rows.append(
             {
                 "skus": skus[0],

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import inference
@@ -44,6 +46,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "k a string": (one(k="3"), "k must be"),
     "k true": (one(k=True), "k must be"),
     "k null": (one(k=None), "k must be"),
+    "exclude_seen a number": (one(exclude_seen=1), "exclude_seen must be"),
+    "exclude_seen null": (one(exclude_seen=None), "exclude_seen must be"),
     "k NaN": (b'{"instances": [{"session": [], "k": NaN}]}', "k must be"),
 }
 
@@ -72,7 +76,7 @@ GOOD: dict[str, tuple[Any, list[list[str]], list[int]]] = {
     "empty SKU is skipped": (one(["", "a"]), [["a"]], [20]),
     "half a surrogate is skipped": (one(["\ud800", "a"]), [["a"]], [20]),
     "odd SKUs pass": (one(['"{🙂', "\u202e"]), [['"{🙂', "\u202e"]], [20]),
-    "the last 50 count": (one([str(i) for i in range(60)]), [[str(i) for i in range(10, 60)]], [20]),
+    "the last 1,000 count": (one([str(i) for i in range(1010)]), [[str(i) for i in range(10, 1010)]], [20]),
 }
 
 
@@ -83,6 +87,12 @@ def test_request_for_tensorflow_serving(case: str) -> None:
     assert sent["signature_name"] == "serving_default"
     assert [row["session"] for row in sent["instances"]] == sessions
     assert [row["k"] for row in sent["instances"]] == ks
+    assert [row["exclude_seen"] for row in sent["instances"]] == [False] * len(ks)
+
+
+def test_exclude_seen_is_passed_on() -> None:
+    body = {"instances": [{"session": ["a"], "exclude_seen": True}, {"session": ["b"]}]}
+    assert [row["exclude_seen"] for row in ask(body)["instances"]] == [True, False]
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", None, ""])
@@ -104,6 +114,18 @@ def test_answer_is_cut_to_k_and_padding_is_dropped() -> None:
             {"skus": ["d"], "scores": [0.5], "fallback": "popularity"},
         ]
     }
+
+
+def test_twenty_products_are_answered_in_less_than_2_kb() -> None:
+    skus = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(20)]
+    scores = [float(np.float32(1e-6 / (number + 3))) for number in range(20)]  # the longest there are
+    row = {"skus": skus, "scores": scores, "fallback": "popularity", "k": 20}
+    response = SimpleNamespace(status_code=200, content=json.dumps({"predictions": [row]}).encode())
+    body, _ = inference.output_handler(response, CONTEXT)
+    assert len(body.encode()) < 2000
+    [answer] = json.loads(body)["predictions"]
+    assert answer["skus"] == skus
+    np.testing.assert_allclose(answer["scores"], scores, rtol=1e-4)
 
 
 def test_refusal_of_tensorflow_serving_is_passed_on() -> None:

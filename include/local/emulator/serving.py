@@ -59,6 +59,11 @@ class ModelServer:
             )
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
+
+    @property
     def pid(self) -> int:
         """Id of its process group."""
         return self._process.pid
