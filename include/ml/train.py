@@ -173,9 +173,10 @@ def learn(
 
     history = fit.train(network, corpus.train, validation, products, options, report)
     recommender = Recommender(network, corpus.train, products)
-    blend = fit.choose_blend(recommender, validation)
+    blend, reached = fit.choose_blend(recommender, validation)
     recommender.set_blend(blend)
-    _say("blend", neighbours=blend.neighbours, revisit=blend.revisit)
+    # The last word on validation, of what is exported: a tuning job compares its trials by it.
+    _say("blend", neighbours=blend.neighbours, revisit=blend.revisit, **{"val_mrr@20": reached})
     return recommender, history, blend
 
 

@@ -59,6 +59,15 @@ def test_progress_is_one_line_an_epoch(trained: tuple[Path, str]) -> None:
         assert re.match(rf"epoch={number}/8 loss=\d+\.\d{{4}} val_mrr@20=\d\.\d{{4}} ", line)
 
 
+def test_last_word_on_validation_is_of_what_is_exported(trained: tuple[Path, str]) -> None:
+    [line] = [line for line in trained[1].splitlines() if line.startswith("blend ")]
+    found = re.fullmatch(r"blend neighbours=\d\.\d{4} revisit=\d\.\d{4} val_mrr@20=(\d\.\d{4})", line)
+    assert found
+    # Shares are chosen so that the blend is no worse than the network alone, up to the printed digits.
+    best = max(row["val_mrr@20"] for row in _strict(trained[0] / "data/evaluation/metrics.json")["history"])
+    assert float(found[1]) >= best - 0.02
+
+
 def test_planted_answers_are_learned(trained: tuple[Path, str]) -> None:
     report = _strict(trained[0] / "data/evaluation/metrics.json")
     assert set(report["model"]) == NAMES
