@@ -1,35 +1,39 @@
-"""The training loop: batches of like length, early stopping on validation, the blend's two shares."""
+"""The training loop: steps on every replica, early stopping on validation, checkpoints on the way."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from evaluate import LIST_LENGTH, at_cutoff
+from batches import dataset, plan_batches
+from checkpoints import Checkpoints, Epoch, Progress, Saved, StopSignal
+from cluster import Cluster
+from evaluate import LIST_LENGTH
+from losses import Loss, full_softmax
 from model import NextItem
 from queries import Queries
-from recommender import BLENDS, DEFAULT_BLEND, Blend, Recommender, mix
-from sessions import Ids, Ints, Sessions, ragged_positions
-
-Epoch = dict[str, float | int | None]
+from sessions import Sessions
+from validate import validation_metrics
 
 _PATIENCE = 2  # epochs without a better validation MRR
 _SLOWEST = 0.05  # share of the learning rate left at the end of the linear decay
-_MAX_STEPS = 4000  # per epoch: on large data batches grow beyond `batch_size`
-_LOGITS = 2**28  # floats of one batch's softmax, 1 GB
+_TOLD = 60.0  # seconds between two lines of progress within an epoch
 _DIVERGED = 10.0  # times the loss of a uniform guess
-_SCORED = 256  # validation queries scored at a time
 
 
 class DivergedError(Exception):
     """Training produced no usable model; nothing may be exported."""
+
+
+class StoppedError(Exception):
+    """The machine is being taken away; the message says where another one can go on."""
 
 
 @dataclass(frozen=True)
@@ -51,162 +55,210 @@ def train(
     products: int,
     options: Options,
     report: Callable[[Epoch], None],
-) -> list[Epoch]:
-    """Trains in place, keeps the weights of the best epoch and returns the learning curve.
+    *,
+    cluster: Cluster | None = None,
+    checkpoints: Checkpoints | None = None,
+    say: Callable[[str], None] = print,
+) -> Progress:
+    """Trains in place and, in the chief, sets the weights of the best epoch.
 
     Validation is of the network alone, so that the curve shows what was learned and not what was counted.
 
-    Raises:
-        DivergedError: The loss is not finite or far above that of a uniform guess.
-    """
-    optimizer = keras.optimizers.Adam(options.learning_rate)
-    optimizer.build(network.trainable_variables)
-    step = _training_step(network, optimizer)
-    rng = np.random.default_rng(options.seed)
-    history: list[Epoch] = []
-    best, best_weights, stale = -1.0, network.get_weights(), 0
-    started = time.monotonic()
-    out_of_time = False
-    for epoch in range(options.epochs):
-        begun = time.monotonic()
-        plan = plan_batches(train_sessions.lengths, products, options, rng)
-        losses = []
-        for index, batch in enumerate(_dataset(train_sessions, plan, options.max_length)):
-            done = (epoch + index / len(plan)) / options.epochs
-            optimizer.learning_rate = options.learning_rate * max(_SLOWEST, 1.0 - done)
-            losses.append(step(batch))
-            out_of_time = 0 < options.max_seconds <= time.monotonic() - started
-            if out_of_time:
-                break
-        loss = float(tf.reduce_mean(tf.stack(losses)))
-        _refuse_divergence(loss, network, products)
-        scores = validation_metrics(network, validation)
-        seconds = round(time.monotonic() - begun, 3)
-        row: Epoch = {"epoch": epoch + 1, "loss": loss, **scores, "seconds": seconds}
-        history.append(row)
-        report(row)
-        reached = scores[f"val_mrr@{LIST_LENGTH}"]
-        if reached is None or reached > best:
-            best, best_weights, stale = (reached or 0.0), network.get_weights(), 0
-        else:
-            stale += 1
-        if stale >= _PATIENCE or out_of_time:
-            break
-    network.set_weights(best_weights)
-    return history
-
-
-def choose_blend(recommender: Recommender, validation: Queries) -> tuple[Blend, float | None]:
-    """Returns the shares with the best validation MRR, and that MRR; without a query the default, and None.
-
-    Ties go to the earlier, which is the one with smaller priors.
-    """
-    if len(validation) == 0:
-        return DEFAULT_BLEND, None
-    components = tf.function(recommender.components, reduce_retracing=True)
-    place = np.zeros((len(BLENDS), len(validation)), np.int64)
-    for rows, history, lengths, viewed, targets in _slices(validation):
-        parts = components(history, lengths)
-        for number, blend in enumerate(BLENDS):
-            scores = mix(parts, blend.neighbours, blend.revisit)
-            place[number, rows] = target_ranks(scores, viewed, targets).numpy()
-    key = f"mrr@{LIST_LENGTH}"
-    reached = [at_cutoff(np.where(validation.targets > 0, row, 0), LIST_LENGTH)[key] for row in place]
-    chosen = int(np.argmax(reached))
-    return BLENDS[chosen], reached[chosen]
-
-
-def validation_metrics(network: NextItem, validation: Queries) -> Epoch:
-    """Returns `val_mrr@20` and `val_hit_rate@20` of the network alone; None without validation queries."""
-    names = (f"mrr@{LIST_LENGTH}", f"hit_rate@{LIST_LENGTH}")
-    if len(validation) == 0:
-        return {f"val_{name}": None for name in names}
-    score = tf.function(network.last_logits, reduce_retracing=True)
-    place = np.zeros(len(validation), np.int64)
-    for rows, history, lengths, viewed, targets in _slices(validation):
-        place[rows] = target_ranks(score(history, lengths), viewed, targets).numpy()
-    reached = at_cutoff(np.where(validation.targets > 0, place, 0), LIST_LENGTH)
-    return {f"val_{name}": reached[name] for name in names}
-
-
-def target_ranks(scores: tf.Tensor, viewed: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Returns each target's rank from 1, ties counted against it, so that a constant answer earns nothing.
-
     Args:
-        scores: float32 [batch, products + 1]; column 0 is padding and never ranks.
-        viewed: Ids that are struck from the ranking, int32 [batch].
-        targets: Ids, int32 [batch]; where a target is the viewed item its rank is 0 (missed).
-    """
-    wanted = tf.gather(scores, targets, batch_dims=1)[:, None]
-    ahead = tf.reduce_sum(tf.cast(scores[:, 1:] >= wanted, tf.int64), axis=1)
-    struck = (tf.gather(scores, viewed, batch_dims=1) >= wanted[:, 0]) & (viewed > 0)
-    return tf.where(viewed == targets, tf.zeros_like(ahead), ahead - tf.cast(struck, tf.int64))
-
-
-def plan_batches(
-    lengths: Ints, products: int, options: Options, rng: np.random.Generator
-) -> list[npt.NDArray[np.int64]]:
-    """Groups sessions of like length into batches, in random order.
-
-    Args:
-        lengths: Interactions per session.
-        products: Size of the vocabulary; with the lengths it bounds a batch's softmax.
+        network: Built in the scope of the cluster's strategy.
+        train_sessions: Sessions to learn from; the same in every process.
+        validation: Questions that early stopping asks.
+        products: Size of the vocabulary.
         options: Hyper-parameters.
-        rng: Source of the shuffling.
+        report: Called by the chief with each epoch's row of the learning curve.
+        cluster: Who trains together; nobody else by default.
+        checkpoints: Where to go on from and what to leave behind; only the chief's are used.
+        say: Called about once a minute with how far the epoch is.
 
     Returns:
-        Session indices of each batch; every session is in exactly one.
+        Progress with the learning curve; complete in the chief only.
+
+    Raises:
+        DivergedError: The loss is not finite or far above that of a uniform guess.
+        StoppedError: SIGTERM came; a checkpoint was written, if there are any.
     """
-    spans = np.minimum(lengths, options.max_length + 1)
-    # The jitter lets neighbouring lengths meet, so that batches differ from epoch to epoch.
-    order = np.argsort(spans + rng.random(len(spans)) * 1.5, kind="stable")
-    size = max(options.batch_size, math.ceil(len(spans) / _MAX_STEPS))
-    positions = max(1, _LOGITS // (products + 1))
-    batches = []
-    start = 0
-    while start < len(order):
-        widest = int(spans[order[start : start + size]].max())
-        stop = start + max(1, min(size, positions // widest))
-        batches.append(order[start:stop])
-        start = stop
-    return [batches[index] for index in rng.permutation(len(batches))]
+    cluster = cluster or Cluster()
+    kept = checkpoints if cluster.is_chief else None
+    return _Loop(network, train_sessions, validation, products, options, report, cluster, kept, say).run()
 
 
-def pad(sessions: Sessions, rows: Ints, max_length: int) -> Ids:
-    """Returns the last `max_length + 1` ids of each session, padded with 0 on the right, [rows, widest]."""
-    spans = np.minimum(sessions.lengths[rows], max_length + 1)
-    flat = ragged_positions(sessions.offsets[rows + 1] - spans, spans)
-    row = np.repeat(np.arange(len(rows)), spans)
-    column = np.arange(len(flat)) - np.repeat(np.cumsum(spans) - spans, spans)
-    padded = np.zeros((len(rows), int(spans.max())), np.int32)
-    padded[row, column] = sessions.ids[flat]
-    return padded
+@dataclass
+class _Loop:
+    network: NextItem
+    sessions: Sessions
+    validation: Queries
+    products: int
+    options: Options
+    report: Callable[[Epoch], None]
+    cluster: Cluster
+    checkpoints: Checkpoints | None
+    say: Callable[[str], None]
 
+    def __post_init__(self) -> None:
+        with self.cluster.strategy.scope():
+            self.optimizer = keras.optimizers.Adam(self.options.learning_rate)
+            self.optimizer.build(self.network.trainable_variables)
+        self.step = _training_step(self.network, self.optimizer, full_softmax(self.network), self.cluster)
+        # The seeds of dropout are among a network's variables, not among its weights.
+        self.variables = [*self.network.variables, *self.optimizer.variables]
+        self.best_weights = self.network.get_weights()
+        self.progress = Progress()
+        self.losses: list[tf.Tensor | float] = []
+        self.clock = self.told = time.monotonic()
 
-def _dataset(sessions: Sessions, plan: list[Ints], max_length: int) -> tf.data.Dataset:
-    def batches() -> Iterator[Ids]:
-        for rows in plan:
-            yield pad(sessions, rows, max_length)
+    def run(self) -> Progress:
+        self._restore()
+        with StopSignal() as signal:
+            while not self.progress.finished:
+                self._end_epoch(self._train_epoch(signal))
+                self._save()
+                if not self.progress.finished and self.cluster.any([signal.received])[0]:
+                    self._leave()
+        if self.cluster.is_chief:
+            self.network.set_weights(self.best_weights)
+        return self.progress
 
-    spec = tf.TensorSpec([None, None], tf.int32)
-    return tf.data.Dataset.from_generator(batches, output_signature=spec).prefetch(4)
+    def _train_epoch(self, signal: StopSignal) -> bool:
+        """Runs the steps that are left of the epoch; returns whether time ran out."""
+        options, progress = self.options, self.progress
+        lengths = self.sessions.lengths
+        # A generator of its own for each epoch: its plan can be made again without the epochs before.
+        rng = np.random.default_rng([options.seed, progress.epoch])
+        plan = plan_batches(lengths, self.products, options.batch_size, options.max_length, rng)
+        remaining = plan[progress.step :]
+        batches = dataset(self.sessions, remaining, options.max_length, self.cluster.shares)
+        for rows, (shards, targets) in zip(remaining, batches, strict=True):
+            done = (progress.epoch + progress.step / len(plan)) / options.epochs
+            self.optimizer.learning_rate = options.learning_rate * max(_SLOWEST, 1.0 - done)
+            self.losses.append(self.step(shards, targets))
+            progress.step += 1
+            progress.interactions += int(np.minimum(lengths[rows], options.max_length + 1).sum())
+            self._tick()
+            late = 0 < options.max_seconds <= progress.seconds
+            late, stopped = self.cluster.any([late, signal.received])
+            if stopped:
+                self._save()
+                self._leave()
+            if late:
+                return True
+            if self.checkpoints and self.checkpoints.due:
+                self._save()
+            self._tell(len(plan))
+        return False
+
+    def _end_epoch(self, out_of_time: bool) -> None:
+        progress = self.progress
+        losses = [float(value) for value in self.losses]
+        loss = float(self.cluster.from_chief(np.mean(losses) if losses else 0.0))
+        self._tick()  # reading the losses has waited for the device
+        _refuse_divergence(loss, self.network, self.products)
+        if self.cluster.is_chief:
+            self._validate(loss)
+        progress.epoch += 1
+        over = out_of_time or progress.epoch >= self.options.epochs or progress.stale >= _PATIENCE
+        progress.finished = bool(self.cluster.from_chief(over))
+        progress.step, progress.interactions, progress.epoch_seconds = 0, 0, 0.0
+        self.losses = []
+
+    def _validate(self, loss: float) -> None:
+        progress = self.progress
+        speed = progress.interactions / max(progress.epoch_seconds, 1e-9)
+        scores = validation_metrics(self.network, self.validation)
+        self._tick()
+        row: Epoch = {
+            "epoch": progress.epoch + 1,
+            "loss": loss,
+            **scores,
+            "interactions_per_second": round(speed, 1),
+            "seconds": round(progress.epoch_seconds, 3),
+        }
+        progress.history.append(row)
+        self.report(row)
+        reached = scores[f"val_mrr@{LIST_LENGTH}"]
+        if reached is None or reached > progress.best:
+            progress.best, progress.stale = (reached or 0.0), 0
+            self.best_weights = self.network.get_weights()
+        else:
+            progress.stale += 1
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self.clock
+        self.progress.epoch_seconds += now - self.clock
+        self.clock = now
+
+    def _tell(self, steps: int) -> None:
+        if self.clock - self.told >= _TOLD:
+            self.told, progress = self.clock, self.progress
+            self.say(
+                f"step {progress.step}/{steps} of epoch {progress.epoch + 1}: {float(self.losses[-1]):.4f}"
+            )
+
+    def _leave(self) -> NoReturn:
+        raise StoppedError(
+            "SIGTERM: a checkpoint was written, from which the same job goes on"
+            if self.checkpoints
+            else "SIGTERM: nothing was kept, since there is no folder for checkpoints"
+        )
+
+    def _save(self) -> None:
+        if self.checkpoints:
+            self.progress.losses = [float(value) for value in self.losses]
+            values = [keras.ops.convert_to_numpy(variable) for variable in self.variables]
+            self.checkpoints.save(Saved(self.progress, values, self.best_weights))
+
+    def _restore(self) -> None:
+        """Takes up where the chief's newest checkpoint left off; the others get it from the chief."""
+        saved = self.checkpoints.latest() if self.checkpoints else None
+        if saved:
+            self.progress, self.best_weights = saved.progress, saved.best_weights
+            self.losses = list(saved.progress.losses)
+        progress = self.progress
+        cursor = [bool(saved), progress.epoch, progress.step, progress.seconds, progress.finished]
+        found, epoch, step, seconds, finished = self.cluster.from_chief(cursor)
+        if not found:
+            return
+        progress.epoch, progress.step, progress.seconds = int(epoch), int(step), float(seconds)
+        progress.finished = bool(finished)
+        values = saved.variables if saved else [np.zeros(variable.shape) for variable in self.variables]
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(self.cluster.from_chief(value).astype(variable.dtype))
 
 
 def _training_step(
-    network: NextItem, optimizer: keras.optimizers.Optimizer
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
-    def step(batch: tf.Tensor) -> tf.Tensor:
+    network: NextItem, optimizer: keras.optimizers.Optimizer, loss: Loss, cluster: Cluster
+) -> Callable[..., tf.Tensor]:
+    """Returns a function of this process's shards and the targets of the whole batch to the batch's loss.
+
+    Each replica's loss is its share of the mean over all targets, so that the sum over replicas, which Keras
+    takes of gradients, is what one device would have computed.
+    """
+
+    def on_replica(batch: tf.Tensor, targets_in_all: tf.Tensor) -> tf.Tensor:
         following = batch[:, 1:]
         real = following > 0
         with tf.GradientTape() as tape:
             states = tf.boolean_mask(network(batch[:, :-1], training=True), real)
-            logits = network.logits(states)
             targets = tf.boolean_mask(following, real)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
-        gradients = tape.gradient(loss, network.trainable_variables)
+            share = tf.reduce_sum(loss(states, targets)) / targets_in_all
+        # Keras' Adam squares the parts of a sparse gradient before it adds those of one row up, and every
+        # replica brings a part: dense, the sum comes first.
+        gradients = map(tf.convert_to_tensor, tape.gradient(share, network.trainable_variables))
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
-        return loss
+        return share
+
+    shard = tf.TensorSpec([None, None], tf.int32)
+    signature = ((shard,) * cluster.shares.local, tf.TensorSpec([], tf.float32))
+
+    @tf.function(input_signature=signature)
+    def step(shards: tuple[tf.Tensor, ...], targets: tf.Tensor) -> tf.Tensor:
+        parts = cluster.strategy.run(on_replica, args=(cluster.dealt(shards), targets))
+        return cluster.strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
     return step
 
@@ -217,14 +269,3 @@ def _refuse_divergence(loss: float, network: NextItem, products: int) -> None:
         raise DivergedError(f"the training loss is {loss:g}, above {worst:.1f}: lower the learning rate")
     if not all(np.isfinite(weights).all() for weights in network.get_weights()):
         raise DivergedError("a weight is not a finite number: lower the learning rate")
-
-
-def _slices(queries: Queries) -> Iterator[tuple[Ints, Ids, Ids, Ids, Ids]]:
-    """Yields (rows, history, lengths, viewed, targets) of like length; the history is cut to the longest."""
-    order = np.argsort(queries.lengths, kind="stable")
-    viewed = queries.viewed
-    for start in range(0, len(order), _SCORED):
-        rows = order[start : start + _SCORED]
-        width = max(1, int(queries.lengths[rows].max()))
-        lengths = queries.lengths[rows].astype(np.int32)
-        yield rows, queries.history[rows, :width], lengths, viewed[rows], queries.targets[rows]

@@ -53,9 +53,10 @@ class NextItem(keras.Model):
 
     def logits(self, states: tf.Tensor) -> tf.Tensor:
         """Scores every id from states: [rows, dim] to float32 [rows, products + 1], padding far below."""
-        scores = ops.matmul(states, ops.transpose(self.items.embeddings)) + self.bias
-        padding = ops.one_hot(0, ops.shape(self.bias)[0]) * -1e9
-        return ops.cast(scores, "float32") + padding
+        # The product runs in the precision of the states; what is added and compared is float32.
+        items = ops.transpose(ops.cast(self.items.embeddings, states.dtype))
+        scores = ops.cast(ops.matmul(states, items), "float32") + self.bias
+        return scores + ops.one_hot(0, ops.shape(self.bias)[0], dtype="float32") * -1e9
 
     def last_logits(self, ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Scores what follows each row: int32 [batch, length], int32 [batch] to [batch, products + 1].

@@ -127,7 +127,7 @@ def _predictions(corpus: Corpus, scored: Scored) -> pa.Table:
     counts = np.concatenate([[0], corpus.vocabulary.counts])
     real = scored.skus != ""
     columns = {
-        "session_id": pa.array(corpus.test.session_ids[queries.owners], pa.string()),
+        "session_id": corpus.test.session_ids.take(pa.array(queries.owners)).cast(pa.string()),
         "position": pa.array(queries.positions, pa.int64()),
         "session": _lists(scored.prefixes[scored.prefixes != ""], scored.spans, pa.string()),
         "target": pa.array(corpus.universe[corpus.test.codes[queries.ends]], pa.string()),

@@ -25,7 +25,7 @@ SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 _COLUMNS = ["session_id", "started_at", "skus"]
 _HASH_BLOCK = 1 << 20
-_JSON_ROWS = 65_536  # rows parsed at a time: bounds the memory of the Python strings in between
+_ROWS = 65_536  # read and encoded at a time: SKUs are held as text for no longer, so memory stays bounded
 
 
 class SnapshotError(Exception):
@@ -62,13 +62,13 @@ class Sessions:
     """Sessions of one split in time order, ragged: session `s` is `ids[offsets[s]:offsets[s + 1]]`.
 
     Attributes:
-        session_ids: Object array [sessions].
+        session_ids: Arrow text [sessions].
         offsets: [sessions + 1], from 0.
         ids: Vocabulary ids [interactions], 0 where training never saw the product.
         codes: Rows of `Corpus.universe` [interactions]; names unknown products too.
     """
 
-    session_ids: npt.NDArray[np.object_]
+    session_ids: pa.Array
     offsets: Ints
     ids: Ids
     codes: Ids
@@ -81,6 +81,10 @@ class Sessions:
     def lengths(self) -> Ints:
         """Interactions per session, [sessions]."""
         return np.diff(self.offsets)
+
+    def lengths_of(self, rows: Ints) -> Ints:
+        """Interactions of some sessions, [rows]; `lengths` computes those of millions."""
+        return self.offsets[rows + 1] - self.offsets[rows]
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,27 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Split:
-    session_ids: npt.NDArray[np.object_]
+    session_ids: pa.Array
     lengths: Ints
-    chunks: list[pa.Array]
+    codes: Ids
+
+
+class _Universe:
+    """Every SKU met so far, in the order of meeting."""
+
+    def __init__(self) -> None:
+        self.skus = pa.array([], pa.string())
+
+    def encode(self, skus: pa.Array) -> Ids:
+        """Returns the place of each SKU among `skus`, -1 for an empty one; new ones are added."""
+        encoded = skus.dictionary_encode()
+        met = encoded.dictionary
+        fresh = met.filter(pc.invert(pc.is_in(met, value_set=self.skus)))
+        self.skus = pa.concat_arrays([self.skus, fresh])
+        places = pc.index_in(met, value_set=self.skus).to_numpy(zero_copy_only=False)
+        # The last place is where the index -1 of a null leads.
+        places = np.append(np.where(pc.equal(met, "").to_numpy(zero_copy_only=False), -1, places), -1)
+        return places[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)].astype(np.int32)
 
 
 def load(root: Path) -> Corpus:
@@ -118,29 +140,18 @@ def load(root: Path) -> Corpus:
     """
     manifest = verify(root)
     listed = [str(entry["path"]) for entry in manifest["files"]]
-    splits = [_read_split(root, name, listed, manifest) for name in SPLITS]
-    chunked = pa.chunked_array([chunk for split in splits for chunk in split.chunks], type=pa.string())
-    encoded = chunked.dictionary_encode().unify_dictionaries()
-    dictionary = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], pa.string())
-    universe = np.asarray(dictionary.to_numpy(zero_copy_only=False), dtype=object)
-    codes = np.concatenate(
-        [np.zeros(0, np.int32)]
-        + [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
-    ).astype(np.int32)
-    empty = pc.index(dictionary, "").as_py()
-    if empty >= 0:
-        codes[codes == empty] = -1
-    ends = np.cumsum([split.lengths.sum() for split in splits])
-    parts = np.split(codes, ends[:-1])
-    cleaned = [_collapse(split, part) for split, part in zip(splits, parts, strict=True)]
-    vocabulary, lookup = _vocabulary(dictionary, universe, cleaned[0][2])
+    universe = _Universe()
+    # A split's uncollapsed codes are let go before the next is read.
+    cleaned = [_collapse(_read_split(root, name, listed, manifest, universe)) for name in SPLITS]
+    skus = np.asarray(universe.skus.to_numpy(zero_copy_only=False), dtype=object)
+    vocabulary, lookup = _vocabulary(universe.skus, skus, cleaned[0][2])
     train, validation, test = (Sessions(ids, off, lookup[part], part) for ids, off, part in cleaned)
     for name, sessions in (("train", train), ("test", test)):
         if len(sessions) == 0:
             raise SnapshotError(
                 f"the {name} split has no session of two or more interactions: widen the date window"
             )
-    return Corpus(manifest, vocabulary, universe, train, validation, test)
+    return Corpus(manifest, vocabulary, skus, train, validation, test)
 
 
 def verify(root: Path) -> dict[str, Any]:
@@ -203,59 +214,60 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_split(root: Path, name: str, listed: list[str], manifest: dict[str, Any]) -> _Split:
+def _read_split(
+    root: Path, name: str, listed: list[str], manifest: dict[str, Any], universe: _Universe
+) -> _Split:
     paths = sorted(path for path in listed if path.startswith(f"{name}/") and path.endswith(".parquet"))
     ids: list[pa.Array] = []
     started: list[pa.Array] = []
     lengths: list[Ints] = [np.zeros(0, np.int64)]
-    chunks: list[pa.Array] = []
+    codes: list[Ids] = [np.zeros(0, np.int32)]
     for path in paths:
         try:
-            table = pq.read_table(root / path, columns=_COLUMNS, partitioning=None)
-            ids += table["session_id"].cast(pa.string()).chunks
-            started += [pc.cast(part, pa.timestamp("us", "UTC")) for part in table["started_at"].chunks]
-            for chunk in table["skus"].chunks:
-                lists = _as_lists(chunk)
-                lengths.append(pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64))
-                chunks.append(lists.flatten().cast(pa.string()))
+            with pq.ParquetFile(root / path) as file:
+                _check_columns(file)
+                for batch in file.iter_batches(_ROWS, columns=_COLUMNS):
+                    ids.append(batch["session_id"].cast(pa.large_string()))
+                    started.append(pc.cast(batch["started_at"], pa.timestamp("us", "UTC")))
+                    lists = _as_lists(batch["skus"])
+                    lengths.append(pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64))
+                    codes.append(universe.encode(lists.flatten().cast(pa.string())))
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise SnapshotError(f"cannot read {path}: {error}") from error
     all_lengths = np.concatenate(lengths)
     expected = manifest.get("counts", {}).get(name)
     if expected is not None and expected != len(all_lengths):
         raise SnapshotError(f"{name} holds {len(all_lengths)} sessions, the manifest counts {expected}")
-    return _in_time_order(ids, started, all_lengths, chunks)
+    return _in_time_order(ids, started, _Split(pa.array([]), all_lengths, np.concatenate(codes)))
 
 
-def _in_time_order(
-    ids: list[pa.Array], started: list[pa.Array], lengths: Ints, chunks: list[pa.Array]
-) -> _Split:
+def _check_columns(file: pq.ParquetFile) -> None:
+    missing = sorted(set(_COLUMNS) - set(file.schema_arrow.names))
+    if missing:
+        raise ValueError(f"it has no column {', '.join(missing)}")
+
+
+def _in_time_order(ids: list[pa.Array], started: list[pa.Array], split: _Split) -> _Split:
     """Sorts sessions by start, then id, so that file names and row groups cannot change a result."""
     table = pa.table(
         {
             "started_at": pa.chunked_array(started, type=pa.timestamp("us", "UTC")),
-            "session_id": pa.chunked_array(ids, type=pa.string()),
+            "session_id": pa.chunked_array(ids, type=pa.large_string()),
         }
     )
-    order = pc.sort_indices(
-        table, sort_keys=[("started_at", "ascending"), ("session_id", "ascending")]
-    ).to_numpy()
-    session_ids = np.asarray(table["session_id"].to_numpy(), dtype=object)[order]
-    starts = np.cumsum(lengths) - lengths
-    flat = pa.chunked_array(chunks, type=pa.string())
-    taken = flat.take(pa.array(ragged_positions(starts[order], lengths[order])))
-    return _Split(session_ids, lengths[order], taken.chunks)
+    sorting = pc.sort_indices(table, sort_keys=[("started_at", "ascending"), ("session_id", "ascending")])
+    order = sorting.to_numpy().astype(np.int64)
+    session_ids = table["session_id"].combine_chunks().take(sorting)
+    starts = np.cumsum(split.lengths) - split.lengths
+    codes = split.codes[ragged_positions(starts[order], split.lengths[order])]
+    return _Split(session_ids, split.lengths[order], codes)
 
 
 def _as_lists(column: pa.Array) -> pa.Array:
     """Accepts list<string> (DuckDB) or JSON text (Snowflake unloads arrays that way)."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return column
-    parts = [
-        _parse_json(column.slice(start, _JSON_ROWS).cast(pa.string()).fill_null("[]").to_pylist())
-        for start in range(0, len(column), _JSON_ROWS)
-    ]
-    return pa.concat_arrays(parts) if parts else pa.array([], pa.list_(pa.string()))
+    return _parse_json(column.cast(pa.string()).fill_null("[]").to_pylist())
 
 
 def _parse_json(texts: list[str]) -> pa.Array:
@@ -266,18 +278,18 @@ def _parse_json(texts: list[str]) -> pa.Array:
     return pa.array(rows, pa.list_(pa.string()))
 
 
-def _collapse(split: _Split, codes: Ids) -> tuple[npt.NDArray[np.object_], Ints, Ids]:
+def _collapse(split: _Split) -> tuple[pa.Array, Ints, Ids]:
     """Drops empty SKUs, consecutive repeats and then sessions of fewer than two interactions."""
-    owner = np.repeat(np.arange(len(split.lengths)), split.lengths)
-    named = codes >= 0
-    owner, codes = owner[named], codes[named]
+    owner = np.repeat(np.arange(len(split.lengths), dtype=np.int32), split.lengths)
+    named = split.codes >= 0
+    owner, codes = owner[named], split.codes[named]
     fresh = np.ones(len(codes), bool)
     fresh[1:] = (codes[1:] != codes[:-1]) | (owner[1:] != owner[:-1])
     owner, codes = owner[fresh], codes[fresh]
     lengths = np.bincount(owner, minlength=len(split.lengths))
     kept = lengths >= 2
     offsets = np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64)
-    return split.session_ids[kept], offsets, codes[kept[owner]]
+    return split.session_ids.filter(pa.array(kept)), offsets, codes[kept[owner]]
 
 
 def _vocabulary(

@@ -1,8 +1,10 @@
 """SageMaker script mode entry point: snapshot in, SavedModel and evaluation out; the same from a shell.
 
 Folders come from `SM_CHANNEL_SNAPSHOT`, `SM_MODEL_DIR`, `SM_OUTPUT_DATA_DIR` and `SM_OUTPUT_DIR` (each with
-the container's default). A failure exits with status 1, its reason in `$SM_OUTPUT_DIR/failure`; training that
-diverges or a snapshot that is not fit for use fails before anything is exported.
+the container's default); checkpoints go to `PMS_CHECKPOINT_DIR`, or to `/opt/ml/checkpoints` where SageMaker
+has made it. A failure exits with status 1, its reason in `$SM_OUTPUT_DIR/failure`; training that diverges or
+a snapshot that is not fit for use fails before anything is exported. SIGTERM exits with status 143 and leaves
+a checkpoint; the same command then ends as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -28,21 +30,32 @@ import pyarrow as pa
 import scipy
 import tensorflow as tf
 
+import accelerate
+import checkpoints
+import cluster as clusters
 import fit
 import queries as protocol
 import sessions as snapshots
+import tracking
 from export import Exported, Server, save
 from model import NextItem
 from recommender import Blend, Recommender
 from results import Scored, score_test_set, smoke_cases, write_evaluation, write_json
+from validate import choose_blend
 
 _VALIDATION_QUERIES = 5_000
 _TEST_QUERIES = 50_000
-_EXPECTED = (snapshots.SnapshotError, fit.DivergedError)
+_CHECKPOINTS = Path("/opt/ml/checkpoints")
+_TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
+# They change neither what is learned nor when training ends.
+_BESIDE_LEARNING = {"checkpoint_seconds", "tracking", "top_k"}
 
 
 class UsageError(Exception):
     """The command line is wrong."""
+
+
+_EXPECTED = (snapshots.SnapshotError, fit.DivergedError, tracking.TrackingError, UsageError)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,15 +71,18 @@ class Folders:
     model: Path
     output_data: Path
     output: Path
+    checkpoints: Path | None = None
 
     @classmethod
     def from_environment(cls) -> Folders:
         """Reads the `SM_*` variables; the container's own paths are the defaults."""
+        kept = os.environ.get("PMS_CHECKPOINT_DIR") or (_CHECKPOINTS if _CHECKPOINTS.is_dir() else None)
         return cls(
             Path(os.environ.get("SM_CHANNEL_SNAPSHOT", "/opt/ml/input/data/snapshot")),
             Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")),
             Path(os.environ.get("SM_OUTPUT_DATA_DIR", "/opt/ml/output/data")),
             Path(os.environ.get("SM_OUTPUT_DIR", "/opt/ml/output")),
+            Path(kept) if kept else None,
         )
 
 
@@ -75,9 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     folders = Folders.from_environment()
     try:
         run(parse(argv), folders)
+    except fit.StoppedError as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr, flush=True)
+        return _TERMINATED
     except Exception as error:
         # The container's contract: the reason goes to a file that SageMaker shows as FailureReason.
-        reason = str(error) if isinstance(error, (*_EXPECTED, UsageError)) else traceback.format_exc()
+        reason = str(error) if isinstance(error, _EXPECTED) else traceback.format_exc()
         folders.output.mkdir(parents=True, exist_ok=True)
         (folders.output / "failure").write_text(reason, encoding="utf-8")
         print(f"failed: {reason}", file=sys.stderr, flush=True)
@@ -102,6 +121,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--architecture", choices=("gru", "attention"), default="gru")
     parser.add_argument("--top-k", type=_whole(20, 50), default=50)
     parser.add_argument("--max-seconds", type=_number(0.0), default=0.0, help="0: no limit")
+    parser.add_argument("--precision", choices=accelerate.PRECISIONS, default="auto")
+    parser.add_argument("--xla", choices=("off", "on"), default="off")
+    parser.add_argument(
+        "--checkpoint-seconds", type=_number(0.0), default=60.0, help="between two in an epoch"
+    )
+    parser.add_argument("--tracking", choices=tracking.SERVICES, default="none")
     # The TensorFlow container adds it; SM_MODEL_DIR is what counts.
     parser.add_argument("--model_dir", "--model-dir", dest="model_dir", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -116,28 +141,47 @@ def run(arguments: argparse.Namespace, folders: Folders) -> None:
         snapshots.SnapshotError: The snapshot is not fit for use.
         fit.DivergedError: Training failed; nothing was exported.
     """
-    started = time.monotonic()
+    cluster = clusters.join()  # before TensorFlow does anything else
     keras.utils.set_random_seed(arguments.seed)
-    if not tf.config.list_physical_devices("GPU"):
-        # On a GPU an op without a deterministic kernel would raise instead of run.
-        tf.config.experimental.enable_op_determinism()
+    accelerate.prepare(arguments.xla == "on")
+    chosen = arguments.tracking if cluster.is_chief else "none"
+    tracker = tracking.start(chosen, os.environ.get("TRAINING_JOB_NAME", ""), _note)
+    done = False
+    try:
+        _run(arguments, folders, cluster, tracker)
+        done = True
+    finally:
+        tracker.end(done)
+
+
+def _run(
+    arguments: argparse.Namespace, folders: Folders, cluster: clusters.Cluster, tracker: tracking.Tracker
+) -> None:
+    started = time.monotonic()
     corpus = snapshots.load(folders.snapshot)
     products = len(corpus.vocabulary)
     _say("read", train=len(corpus.train), validation=len(corpus.validation), test=len(corpus.test))
     _say("vocabulary", products=products, interactions=len(corpus.train.ids))
+    if cluster.shares.total > 1:
+        _say("cluster", workers=cluster.workers, replicas=cluster.shares.total, chief=cluster.is_chief)
+    tracker.parameters({**vars(arguments), "snapshot_id": corpus.manifest.get("snapshot_id")})
 
-    recommender, history, blend = learn(arguments, corpus)
+    network, progress = learn(arguments, corpus, cluster, folders.checkpoints, tracker)
+    if not cluster.is_chief:
+        _note("the chief goes on alone")
+        return
+    recommender, blend = blended(arguments, corpus, network)
     training = {
         "sessions": len(corpus.train),
         "interactions": len(corpus.train.ids),
         "products": products,
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": round(max(progress.seconds, time.monotonic() - started), 3),
     }
     exported = export_model(arguments, folders, corpus, recommender, blend)
     scored = score_test_set(exported, corpus, protocol.build(corpus.test, _TEST_QUERIES, arguments.seed))
     report = {
         **scored.summary(products),
-        "history": history,
+        "history": progress.history,
         "blend": {"neighbours": blend.neighbours, "revisit": blend.revisit},
         "seed": arguments.seed,
         "versions": versions(),
@@ -146,17 +190,28 @@ def run(arguments: argparse.Namespace, folders: Folders) -> None:
     }
     smoke = smoke_cases(exported, scored)
     write_evaluation(folders.output_data / "evaluation", corpus, scored, report, smoke)
+    tracker.metrics({f"test_{name}": value for name, value in report["model"].items()})
     _announce(report, scored, started)
 
 
 def learn(
-    arguments: argparse.Namespace, corpus: snapshots.Corpus
-) -> tuple[Recommender, list[fit.Epoch], Blend]:
-    """Trains the network and chooses the blend on validation sessions."""
+    arguments: argparse.Namespace,
+    corpus: snapshots.Corpus,
+    cluster: clusters.Cluster,
+    checkpoint_folder: Path | None,
+    tracker: tracking.Tracker,
+) -> tuple[NextItem, checkpoints.Progress]:
+    """Trains, and returns the best network in float32 outside of any strategy: what can be exported."""
     products = len(corpus.vocabulary)
-    network = NextItem(
-        arguments.architecture, products, arguments.embedding_dim, arguments.dropout, protocol.WINDOW
-    )
+
+    def build() -> NextItem:
+        return NextItem(
+            arguments.architecture, products, arguments.embedding_dim, arguments.dropout, protocol.WINDOW
+        )
+
+    precision = accelerate.choose_precision(arguments.precision)
+    with cluster.strategy.scope(), accelerate.dtype_policy(precision):
+        network = build()
     validation = protocol.build(corpus.validation, _VALIDATION_QUERIES, arguments.seed)
     options = fit.Options(
         arguments.epochs,
@@ -166,18 +221,49 @@ def learn(
         arguments.seed,
         arguments.max_seconds,
     )
+    kept = None
+    if checkpoint_folder is not None:
+        learned = {name: value for name, value in vars(arguments).items() if name not in _BESIDE_LEARNING}
+        run_digest = checkpoints.digest(
+            files=[entry["sha256"] for entry in corpus.manifest["files"]],
+            vocabulary=corpus.vocabulary.sha256(),
+            hyperparameters={**learned, "precision": precision},
+            versions=versions(),
+        )
+        kept = checkpoints.Checkpoints(checkpoint_folder, run_digest, arguments.checkpoint_seconds, _note)
 
-    def report(row: fit.Epoch) -> None:
+    def report(row: checkpoints.Epoch) -> None:
         values = {name: value for name, value in row.items() if name != "epoch"}
         _say(f"epoch={row['epoch']}/{arguments.epochs}", **values)
+        tracker.metrics(values, int(row["epoch"] or 0))
 
-    history = fit.train(network, corpus.train, validation, products, options, report)
-    recommender = Recommender(network, corpus.train, products)
-    blend, reached = fit.choose_blend(recommender, validation)
+    progress = fit.train(
+        network,
+        corpus.train,
+        validation,
+        products,
+        options,
+        report,
+        cluster=cluster,
+        checkpoints=kept,
+        say=_note,
+    )
+    trained = build()
+    trained.set_weights(network.get_weights())
+    return trained, progress
+
+
+def blended(
+    arguments: argparse.Namespace, corpus: snapshots.Corpus, network: NextItem
+) -> tuple[Recommender, Blend]:
+    """Adds the priors to the network, in the shares that are best on validation sessions."""
+    recommender = Recommender(network, corpus.train, len(corpus.vocabulary))
+    validation = protocol.build(corpus.validation, _VALIDATION_QUERIES, arguments.seed)
+    blend, reached = choose_blend(recommender, validation)
     recommender.set_blend(blend)
     # The last word on validation, of what is exported: a tuning job compares its trials by it.
     _say("blend", neighbours=blend.neighbours, revisit=blend.revisit, **{"val_mrr@20": reached})
-    return recommender, history, blend
+    return recommender, blend
 
 
 def export_model(
@@ -230,6 +316,10 @@ def _say(label: str, **values: object) -> None:
         f"{key}={f'{value:.4f}' if isinstance(value, float) else value}" for key, value in values.items()
     ]
     print(" ".join([label, *shown]), flush=True)
+
+
+def _note(text: str) -> None:
+    print(text, flush=True)
 
 
 def _whole(low: int, high: int) -> Any:

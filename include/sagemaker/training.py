@@ -14,6 +14,7 @@ LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 VOLUME_GB = 50
 # Of the model that is exported. The curve's last value is no measure of it: the best epoch is kept.
 FINAL_METRIC = "validation:final_mrr@20"
+CHECKPOINTS = "/opt/ml/checkpoints"  # where train.py looks for them
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
 # Lines of train.py: `epoch=1/10 loss=5.1234 val_mrr@20=0.1234 …`. The space before the name keeps
@@ -24,6 +25,10 @@ METRIC_DEFINITIONS = (
     {"Name": "validation:mrr@20", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?val_mrr@20={_NUMBER}"},
     {"Name": "validation:hit_rate@20", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?val_hit_rate@20={_NUMBER}"},
     {"Name": FINAL_METRIC, "Regex": rf"\bblend neighbours=.*?val_mrr@20={_NUMBER}"},
+    {
+        "Name": "train:interactions_per_second",
+        "Regex": rf"epoch=[0-9]+/[0-9]+ .*?interactions_per_second={_NUMBER}",
+    },
 )
 
 # SageMaker's side of a failure; the same job may well succeed.
@@ -89,7 +94,7 @@ def training_request(
         snapshot: The data; its whole prefix becomes the one channel.
         hyperparameters: What reaches the script as `--name value`.
         source_uri: `s3://…/sourcedir.tar.gz` of the script.
-        output_uri: Prefix under which SageMaker puts `<job>/output/`.
+        output_uri: Prefix under which SageMaker puts `<job>/output/` and keeps `<job>/checkpoints/`.
         image: Image of the container.
         role_arn: Execution role of the job.
         instance_type: One such instance is used.
@@ -124,6 +129,11 @@ def training_request(
             }
         ],
         "OutputDataConfig": {"S3OutputPath": output_uri.rstrip("/")},
+        # Of the first job's name: the job that follows a failed or stopped one goes on from its checkpoints.
+        "CheckpointConfig": {
+            "S3Uri": f"{output_uri.rstrip('/')}/{job_name}/checkpoints/",
+            "LocalPath": CHECKPOINTS,
+        },
         "ResourceConfig": {"InstanceCount": 1, "InstanceType": instance_type, "VolumeSizeInGB": VOLUME_GB},
         "StoppingCondition": {"MaxRuntimeInSeconds": max_runtime_seconds},
         "Tags": tags(snapshot_id=snapshot.snapshot_id),

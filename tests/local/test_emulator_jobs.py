@@ -137,6 +137,29 @@ def test_a_prefix_that_ends_inside_a_name_matches_like_s3s(cloud: Cloud) -> None
     assert files == {"part-1.csv": "1", "part-2.csv": "2"}
 
 
+KEEPS = """
+    import os, pathlib, sys
+    folder = pathlib.Path(os.environ["PMS_CHECKPOINT_DIR"])
+    folder.mkdir(exist_ok=True)
+    count = len(list(folder.iterdir()))
+    print(f"found {count}")
+    (folder / f"checkpoint-{count}").write_text("x")
+    sys.exit(count == 0)
+"""
+
+
+def test_the_next_job_finds_the_checkpoints_of_one_that_failed(cloud: Cloud) -> None:
+    kept = {"S3Uri": f"s3://{BUCKET}/models/first/checkpoints/", "LocalPath": "/opt/ml/checkpoints"}
+    first = cloud.run_job(KEEPS, CheckpointConfig=kept)
+    assert first["TrainingJobStatus"] == "Failed"
+    assert first["CheckpointConfig"] == kept
+    second = cloud.run_job(KEEPS, CheckpointConfig=kept)
+    assert second["TrainingJobStatus"] == "Completed"
+    assert "found 1" in _log(cloud, second["TrainingJobName"])
+    listed = cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix="models/first/checkpoints/")["Contents"]
+    assert [item["Key"].rsplit("/", 1)[1] for item in listed] == ["checkpoint-0", "checkpoint-1"]
+
+
 def test_no_secret_of_the_emulators_process_reaches_the_script(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,24 +106,42 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_snapshot(folder, chains(240, 1), chains(24, 2), test)
 
 
-def run_train(snapshot: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs train.py as SageMaker does: its own process, folders by SM_*, from another working directory."""
+def start_train(snapshot: Path, out: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Starts train.py as SageMaker does: its own process, folders by SM_*, from another working directory."""
     out.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
         "SM_CHANNEL_SNAPSHOT": str(snapshot),
         "SM_MODEL_DIR": str(out / "model"),
         "SM_OUTPUT_DATA_DIR": str(out / "data"),
         "SM_OUTPUT_DIR": str(out / "output"),
+        **variables,
     }
     command = [sys.executable, str(ROOM / "train.py"), *arguments]
-    return subprocess.run(
-        command, cwd=out, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=out, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def run_train(
+    snapshot: Path, out: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs train.py to its end."""
+    with start_train(snapshot, out, *arguments, **variables) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope="session")
 def train_py() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run_train
+
+
+@pytest.fixture(scope="session")
+def started_train_py() -> Callable[..., subprocess.Popen[str]]:
+    return start_train
 
 
 @pytest.fixture(scope="session")

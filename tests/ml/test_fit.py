@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
 
+import batches
+import checkpoints
 import fit
+import validate
 from model import NextItem
 from recommender import followers
 from sessions import Sessions
@@ -25,18 +29,18 @@ def _options(**changes: float) -> fit.Options:
 def _sessions(rows: list[list[int]]) -> Sessions:
     ids = np.array([value for row in rows for value in row], np.int32)
     offsets = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int64)
-    return Sessions(np.array([str(number) for number in range(len(rows))], object), offsets, ids, ids)
+    return Sessions(pa.array([str(number) for number in range(len(rows))]), offsets, ids, ids)
 
 
 def test_pad_keeps_the_end_of_a_session() -> None:
-    padded = fit.pad(_sessions([[1, 2], [1, 2, 3, 4, 5]]), np.array([1, 0]), max_length=3)
+    padded = batches.pad(_sessions([[1, 2], [1, 2, 3, 4, 5]]), np.array([1, 0]), max_length=3)
     assert padded.tolist() == [[2, 3, 4, 5], [1, 2, 0, 0]]
 
 
 @pytest.mark.parametrize("products", [10, 50_000_000], ids=["small", "softmax bounds the batch"])
 def test_every_session_is_in_one_batch(products: int) -> None:
     lengths = np.random.default_rng(0).integers(2, 60, 101)
-    plan = fit.plan_batches(lengths, products, _options(), np.random.default_rng(1))
+    plan = batches.plan_batches(lengths, products, 8, 5, np.random.default_rng(1))
     assert sorted(np.concatenate(plan).tolist()) == list(range(101))
     assert max(len(batch) for batch in plan) <= 8
     assert products == 10 or all(len(batch) == 1 for batch in plan)
@@ -55,7 +59,9 @@ RANKS = {
 @pytest.mark.parametrize("case", RANKS)
 def test_target_ranks(case: str) -> None:
     scores, viewed, target, expected = RANKS[case]
-    found = fit.target_ranks(tf.constant([scores], tf.float32), tf.constant([viewed]), tf.constant([target]))
+    found = validate.target_ranks(
+        tf.constant([scores], tf.float32), tf.constant([viewed]), tf.constant([target])
+    )
     assert int(found[0]) == expected
 
 
@@ -88,7 +94,8 @@ def test_time_limit_ends_training_early() -> None:
 
     data = _sessions([[1, 2, 3]] * 64)
     network = NextItem("gru", products=3, dim=4, dropout=0.0, max_length=5)
-    rows: list[fit.Epoch] = []
+    rows: list[checkpoints.Epoch] = []
     options = _options(epochs=50, max_seconds=1e-6)
-    history = fit.train(network, data, build(data, 100, 1), 3, options, rows.append)
-    assert len(history) == len(rows) == 1
+    progress = fit.train(network, data, build(data, 100, 1), 3, options, rows.append)
+    assert progress.finished
+    assert len(progress.history) == len(rows) == 1

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import sessions
@@ -83,7 +85,7 @@ def test_sessions_are_cleaned_and_encoded(
     # Most frequent first, ties by SKU.
     assert list(corpus.vocabulary.skus) == ["b", *sorted(["a", "c", *odd_skus], key=str.encode)]
     assert list(corpus.vocabulary.counts) == [3] + [1] * (2 + len(odd_skus))
-    assert list(corpus.train.session_ids) == ["s00000", "s00002", "s00004"]
+    assert corpus.train.session_ids.to_pylist() == ["s00000", "s00002", "s00004"]
     assert list(corpus.train.offsets) == [0, 3, 5, 5 + len(odd_skus)]
     assert _names(corpus, corpus.train)[:5] == ["b", "a", "b", "c", "b"]
     assert _names(corpus, corpus.test) == ["b", "new", "a"]
@@ -120,3 +122,34 @@ def test_vocabulary_digest_depends_on_where_skus_end() -> None:
 
     assert digest("ab", "c") != digest("a", "bc")
     assert digest("a", "b") != digest("b", "a")
+
+
+def test_where_files_and_reads_end_changes_nothing(
+    tmp_path: Path,
+    make_snapshot: Make,
+    make_chains: Callable[..., list[list[str]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train = [*make_chains(40, 1), ["", "x", None, "x", "y"], ["z", "A0"]]
+    folder = make_snapshot(tmp_path / "s", train, make_chains(3, 2), [["A0", "new"]])
+    whole = sessions.load(folder)
+    monkeypatch.setattr(sessions, "_ROWS", 3)
+    pieces = sessions.load(folder)
+    assert pieces.vocabulary.sha256() == whole.vocabulary.sha256()
+    for name in sessions.SPLITS:
+        one, other = getattr(whole, name), getattr(pieces, name)
+        assert one.session_ids.to_pylist() == other.session_ids.to_pylist()
+        assert one.offsets.tolist() == other.offsets.tolist()
+        assert one.ids.tolist() == other.ids.tolist()
+        assert _names(whole, one) == _names(pieces, other)
+
+
+def test_missing_column_is_named(tmp_path: Path, make_snapshot: Make) -> None:
+    folder = make_snapshot(tmp_path / "s", [["a", "b"]], [], [["a", "b"]])
+    path = folder / "train/part-0.parquet"
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["skus"]), path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(sessions.SnapshotError, match="train/part-0.*no column skus"):
+        sessions.load(folder)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
 
 import train
+from include.sagemaker.training import FINAL_METRIC, METRIC_DEFINITIONS
 
 DATA = Path(
     os.environ.get(
@@ -66,6 +68,51 @@ def test_last_word_on_validation_is_of_what_is_exported(trained: tuple[Path, str
     # Shares are chosen so that the blend is no worse than the network alone, up to the printed digits.
     best = max(row["val_mrr@20"] for row in _strict(trained[0] / "data/evaluation/metrics.json")["history"])
     assert float(found[1]) >= best - 0.02
+
+
+def test_sagemaker_finds_every_metric_in_every_line(trained: tuple[Path, str]) -> None:
+    report = _strict(trained[0] / "data/evaluation/metrics.json")
+    found: dict[str, list[float]] = {}
+    for line in trained[1].splitlines():
+        for definition in METRIC_DEFINITIONS:
+            if match := re.search(definition["Regex"], line):
+                found.setdefault(definition["Name"], []).append(float(match[1]))
+    columns = {
+        "epoch": "epoch",
+        "train:loss": "loss",
+        "validation:mrr@20": "val_mrr@20",
+        "validation:hit_rate@20": "val_hit_rate@20",
+        "train:interactions_per_second": "interactions_per_second",
+    }
+    assert set(found) == {definition["Name"] for definition in METRIC_DEFINITIONS}
+    assert len(found.pop(FINAL_METRIC)) == 1
+    assert set(found) == set(columns)
+    for name, column in columns.items():
+        # Nothing but the learning curve is found: a line of another kind would add a value.
+        assert found[name] == pytest.approx([row[column] for row in report["history"]], abs=5e-5), name
+
+
+def test_half_precision_trains_and_is_served_in_full(
+    tmp_path: Path, planted: Path, train_py: Callable[..., Any]
+) -> None:
+    arguments = ("--epochs", "8", "--embedding-dim", "32", "--batch-size", "16")
+    done = train_py(planted, tmp_path, *arguments, "--precision", "mixed_bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert _strict(tmp_path / "data/evaluation/metrics.json")["model"]["mrr@20"] > 0.9
+    server = tf.saved_model.load(str(tmp_path / "model/1"))
+    kinds = {
+        tensor.dtype
+        for function in server.signatures["serving_default"].graph._functions.values()
+        for tensor in (output for op in function.graph.get_operations() for output in op.outputs)
+    }
+    assert tf.float32 in kinds
+    assert tf.bfloat16 not in kinds
+
+
+def test_xla_can_be_asked_for(tmp_path: Path, planted: Path, train_py: Callable[..., Any]) -> None:
+    arguments = ("--epochs", "1", "--embedding-dim", "8", "--batch-size", "64", "--xla", "on")
+    done = train_py(planted, tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
 
 
 def test_planted_answers_are_learned(trained: tuple[Path, str]) -> None:
@@ -153,7 +200,8 @@ def test_bad_argument_writes_the_failure_file(
 
 def _measured(folder: Path) -> dict[str, Any]:
     report = _strict(folder / "data/evaluation/metrics.json")
-    history = [{key: row[key] for key in row if key != "seconds"} for row in report["history"]]
+    timed = {"seconds", "interactions_per_second"}
+    history = [{key: row[key] for key in row if key not in timed} for row in report["history"]]
     return {"model": report["model"], "blend": report["blend"], "history": history}
 
 

@@ -58,6 +58,14 @@ def test_request_fits_the_service_model() -> None:
         assert len(definition["Regex"]) <= 500
 
 
+def test_checkpoints_are_kept_beside_the_output() -> None:
+    kept = request()["CheckpointConfig"]
+    assert kept == {
+        "S3Uri": "s3://b/p/models/pms-0123456789ab/checkpoints/",
+        "LocalPath": "/opt/ml/checkpoints",
+    }
+
+
 def test_hyperparameters_are_json_in_strings() -> None:
     made = request()["HyperParameters"]
     assert made == {

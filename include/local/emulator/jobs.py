@@ -77,6 +77,11 @@ class TrainingJob(Resource):
         return storage.join_uri(self.request["OutputDataConfig"]["S3OutputPath"], self.name, "output")
 
     @property
+    def checkpoint_uri(self) -> str:
+        """Where checkpoints are kept; empty if nowhere."""
+        return str(self.request.get("CheckpointConfig", {}).get("S3Uri", ""))
+
+    @property
     def max_runtime(self) -> int:
         """Limit of the script's run, in seconds."""
         return int(self.request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", _DEFAULT_MAX_RUNTIME))
@@ -271,6 +276,8 @@ class TrainingJobs:
                 storage.download_prefix(s3, uri, workspace.channel(channel["ChannelName"]))
             except (storage.MissingObjectError, ValueError) as error:
                 raise JobFailure(f"ClientError: Data download failed:{error}") from error
+        if (kept := job.checkpoint_uri) and storage.has_objects(s3, kept):
+            storage.download_prefix(s3, kept, workspace.checkpoints)
         hyper_parameters = training.decode_hyper_parameters(job.request["HyperParameters"])
         self._fetch_code(s3, hyper_parameters, workspace)
 
@@ -308,9 +315,18 @@ class TrainingJobs:
         finally:
             child.end(self._grace)
             job_log.finish()
+            self._keep_checkpoints(job, workspace)
         if outcome == "Completed" and (status := child.poll()):
             raise JobFailure(_algorithm_error(status, workspace, job_log))
         return outcome
+
+    def _keep_checkpoints(self, job: TrainingJob, workspace: training.Workspace) -> None:
+        # SageMaker copies them all along; here a script's end, however it came, is soon enough.
+        if job.checkpoint_uri and not self._workers.closing.is_set():
+            s3 = storage.client("s3", self._url, job.region)
+            for path in sorted(path for path in workspace.checkpoints.rglob("*") if path.is_file()):
+                name = path.relative_to(workspace.checkpoints).as_posix()
+                storage.upload(s3, path, storage.join_uri(job.checkpoint_uri, name))
 
     @staticmethod
     def _watch(job: TrainingJob, child: ChildProcess, job_log: JobLog) -> str:

@@ -50,6 +50,11 @@ class Workspace:
         return self.ml / "output"
 
     @property
+    def checkpoints(self) -> Path:
+        """What is kept in `CheckpointConfig`'s `S3Uri`, whatever its `LocalPath` is called there."""
+        return self.ml / "checkpoints"
+
+    @property
     def log(self) -> Path:
         """The job's lines, as CloudWatch has them."""
         return self.root / "training.log"
@@ -203,6 +208,7 @@ def environment(
         "SM_NUM_CPUS": str(os.cpu_count() or 1),
         "SM_CHANNELS": json.dumps(sorted(channels)),
         "SM_HPS": json.dumps(user),
+        **({"PMS_CHECKPOINT_DIR": str(workspace.checkpoints)} if request.get("CheckpointConfig") else {}),
         **{f"SM_CHANNEL_{name.upper()}": str(workspace.channel(name)) for name in channels},
         **{f"SM_HP_{name.upper()}": _as_text(value) for name, value in user.items()},
     }

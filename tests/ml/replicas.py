@@ -1,0 +1,56 @@
+"""A training run in a process of its own: TensorFlow can be told only once which devices there are.
+
+python replicas.py OUT REPLICAS ARCHITECTURE
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "include" / "ml"))
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras  # noqa: TID253  # after the path; runs in the ML environment only
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf  # noqa: TID253
+
+from cluster import Cluster
+from fit import Options, train
+from model import NextItem
+from queries import build
+from sessions import Sessions
+
+PRODUCTS = 20
+
+
+def main(out: Path, replicas: int, architecture: str) -> None:
+    cluster = Cluster()
+    if replicas > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        devices = [tf.config.LogicalDeviceConfiguration()] * replicas
+        tf.config.set_logical_device_configuration(cpu, devices)
+        names = [f"CPU:{number}" for number in range(replicas)]
+        cluster = Cluster(tf.distribute.MirroredStrategy(names))
+    keras.utils.set_random_seed(3)
+    rng = np.random.default_rng(0)
+    # 33 sessions in batches of 8: the last one has a single session, and so leaves a replica without any.
+    lengths = rng.integers(2, 9, 33)
+    offsets = np.cumsum([0, *lengths]).astype(np.int64)
+    ids = rng.integers(1, PRODUCTS + 1, offsets[-1]).astype(np.int32)
+    sessions = Sessions(pa.array([""] * 33), offsets, ids, ids)
+    with cluster.strategy.scope():
+        network = NextItem(architecture, PRODUCTS, 8, 0.0, 10)
+    options = Options(3, 8, 0.01, 6, 1, 0.0)
+    questions = build(sessions, 1000, 1)
+    progress = train(network, sessions, questions, PRODUCTS, options, lambda row: None, cluster=cluster)
+    out.mkdir()
+    np.savez(out / "weights.npz", *network.get_weights())
+    (out / "history.json").write_text(json.dumps(progress.history))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
