@@ -7,8 +7,9 @@ deployed, and the endpoint is updated and asked to prove it.
 **Needs.** Raw events (`load_shopping_events`), the warehouse and AWS connections, with DuckDB the pool
 `warehouse`, with `PMS_DBT_RUNNER=cloud` the dbt Cloud connection and a job.
 
-**Cost.** One training job (a GPU instance for minutes, at most *Training minutes*), one always-on endpoint
-instance, one warehouse for the dbt run. A retry attaches to the running job; it never starts a second one.
+**Cost.** One training job (a GPU instance for minutes, at most *Training minutes*), or one for each of the
+*Tuning trials*; one always-on endpoint instance, one warehouse for the dbt run. A retry attaches to the
+running job; it never starts a second one.
 
 **Triage.** *check_prerequisites* lists everything that is missing at once. *transform*: a data test failed;
 its task log names the rows. *train*: the job's reason and last log lines are in the task log. *gate*: the
@@ -94,6 +95,8 @@ def post_modern_stack() -> None:
             },
             instance_type="{{ params.training_instance_type }}",
             max_runtime_seconds="{{ params.training_minutes * 60 }}",
+            tune_trials="{{ params.tune_trials }}",
+            tune_parallel="{{ params.tune_parallel }}",
         )
 
     with TaskGroup("gate") as gate:

@@ -99,13 +99,31 @@ class Snapshot(Contract):
     drift_uri: str | None = None
 
 
+class Tuning(Contract):
+    """The search that a model won.
+
+    Attributes:
+        job_name: The tuning job.
+        trials: Number of trainings that were compared.
+        val_mrr: The winner's MRR@20 on validation sessions.
+        hyperparameters: What the winner was given, of that which was searched.
+    """
+
+    job_name: str
+    trials: int = Field(ge=1)
+    val_mrr: float
+    hyperparameters: dict[str, str]
+
+
 class TrainedModel(Contract):
     """Claim check of a finished training job.
 
     Attributes:
-        job_name: Function of snapshot, code, hyper-parameters and image.
+        job_name: Function of snapshot, code, hyper-parameters and image; SageMaker names a search's trials.
         model_uri: `s3://…/model.tar.gz`, the artefact that is gated and deployed byte for byte.
         evaluation_uri: `s3://…/output.tar.gz`, holds `evaluation/` (metrics, predictions, smoke cases).
+        billable_seconds: Of this job; of all trials where there was a search.
+        tuning: The search that it won; None where there was none.
     """
 
     job_name: str
@@ -114,6 +132,7 @@ class TrainedModel(Contract):
     model_uri: str
     evaluation_uri: str
     billable_seconds: int = Field(ge=0)
+    tuning: Tuning | None = None
 
 
 CheckStatus = Literal["passed", "failed", "skipped"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param
 
+from include.sagemaker.tuning import MAX_PARALLEL, MAX_TRIALS
 from include.settings import TENANT_PATTERN, Settings
 from include.snapshots import SNAPSHOT_ID
 
@@ -83,7 +84,25 @@ def run_params(settings: Settings) -> dict[str, Param]:
             minimum=1,
             maximum=1440,
             title="Training minutes at most",
-            description="The job is stopped, and billing ends, after this long.",
+            description="The job, or each tuning trial, is stopped, and billing ends, after this long.",
+        ),
+        "tune_trials": Param(
+            0,
+            type="integer",
+            minimum=0,
+            maximum=MAX_TRIALS,
+            title="Tuning trials",
+            description="0: train once. N: a SageMaker tuning job trains N times, with learning rate, "
+            "dropout, embedding size and batch size of its choice, and the best by validation MRR@20 goes "
+            "on to the gate. Each trial costs a training.",
+        ),
+        "tune_parallel": Param(
+            2,
+            type="integer",
+            minimum=1,
+            maximum=MAX_PARALLEL,
+            title="Tuning trials at a time",
+            description="Each needs an instance. Fewer at a time learn more from those before them.",
         ),
         "deploy": Param(
             True,

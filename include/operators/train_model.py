@@ -1,4 +1,4 @@
-"""Trains a model on a snapshot as a SageMaker training job."""
+"""Trains a model on a snapshot as a SageMaker training job, or searches for the best of several."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from botocore.exceptions import ClientError
 from include.contracts import Snapshot, TrainedModel
 from include.operators.guard import aws_faults, read_claim
 from include.operators.records import leave_record
+from include.operators.sagemaker_jobs import Job, TrainingJob, TuningJob
 from include.sagemaker.errors import explain, is_existing, is_missing
-from include.sagemaker.logs import JobLog
 from include.sagemaker.naming import MAX_ATTEMPTS, attempt_name, training_job_name
 from include.sagemaker.source import build_source_archive, source_digest
 from include.sagemaker.storage import object_exists
-from include.sagemaker.training import trained_model, training_outcome, training_request
+from include.sagemaker.training import training_request
+from include.sagemaker.tuning import tuning_request
 from include.settings import PROJECT_ROOT, Settings, get_settings
 
 SOURCE = PROJECT_ROOT / "include" / "ml"
@@ -32,7 +33,7 @@ LAST_WORDS_SECONDS = 5
 
 
 class TrainModelOperator(SageMakerTrainingOperator):
-    """Runs one training job per content, and returns its claim check.
+    """Runs one training job per content, or one search with several, and returns its claim check.
 
     The job's name is a function of snapshot, code, hyper-parameters, image and instance: a retry attaches
     to the running job, and a finished one is used again. A job that failed or was stopped is followed by
@@ -42,12 +43,14 @@ class TrainModelOperator(SageMakerTrainingOperator):
         snapshot: The `Snapshot` claim check, or the XCom of the task that exports it.
         hyperparameters: What reaches `train.py` as `--name value`.
         instance_type: Instance of the job.
-        max_runtime_seconds: SageMaker stops the job after this long.
+        max_runtime_seconds: SageMaker stops a training after this long.
+        tune_trials: 0 trains once; N starts a tuning job of N trainings, and the best of them goes on.
+        tune_parallel: Trainings of a tuning job at a time.
         **kwargs: Arguments of the provider's operator.
     """
 
     template_fields: Sequence[str] = aws_template_fields(
-        "snapshot", "hyperparameters", "instance_type", "max_runtime_seconds"
+        "snapshot", "hyperparameters", "instance_type", "max_runtime_seconds", "tune_trials", "tune_parallel"
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"snapshot": "json", "hyperparameters": "json"}
 
@@ -58,6 +61,8 @@ class TrainModelOperator(SageMakerTrainingOperator):
         hyperparameters: Mapping[str, object],
         instance_type: str,
         max_runtime_seconds: int | str,
+        tune_trials: int | str = 0,
+        tune_parallel: int | str = 1,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("aws_conn_id", get_settings().aws_conn_id)
@@ -66,7 +71,9 @@ class TrainModelOperator(SageMakerTrainingOperator):
         self.hyperparameters = hyperparameters
         self.instance_type = instance_type
         self.max_runtime_seconds = max_runtime_seconds
-        self._job_name: str | None = None
+        self.tune_trials = tune_trials
+        self.tune_parallel = tune_parallel
+        self._running: tuple[Job, str] | None = None
         self._killed = False
 
     def execute(self, context: Context) -> dict[str, object]:
@@ -80,22 +87,31 @@ class TrainModelOperator(SageMakerTrainingOperator):
     def on_kill(self) -> None:
         """Stops the job: nobody is left who waits for it, and it costs money."""
         self._killed = True
-        if self._job_name is not None:
-            self.log.warning("The task was killed; stopping training job %s.", self._job_name)
-            self._stop(self._job_name)
-
-    @property
-    def _client(self) -> Any:
-        return self.hook.get_conn()
+        if self._running is not None:
+            job, name = self._running
+            self.log.warning("The task was killed; stopping %s %s.", job.label.lower(), name)
+            self._stop(job, name)
 
     def _train(self, settings: Settings) -> TrainedModel:
         snapshot = read_claim(Snapshot, self.snapshot)
+        job, self.config = self._plan(snapshot, settings)
+        name = self._start_or_attach(job, snapshot.snapshot_id, settings.poll_seconds)
+        description = self._follow(job, name, settings.poll_seconds)
+        trained, behind = job.result(description, snapshot.snapshot_id)
+        # OpenLineage reads data and artefact from here once the task has ended.
+        self.serialized_training_data = serialize(behind)
+        self.log.info("%s %s made %s.", job.label, name, trained.model_uri)
+        return trained
+
+    def _plan(self, snapshot: Snapshot, settings: Settings) -> tuple[Job, dict[str, Any]]:
+        """Returns the kind of job with its request; uploads the code that the request names."""
         digest = source_digest(SOURCE)
         root = f"s3://{settings.bucket}/{settings.prefix}"
         source_uri = f"{root}/code/{digest}/sourcedir.tar.gz"
         self._upload_source(source_uri)
         hyperparameters = dict(self.hyperparameters)
-        self.config = training_request(
+        client: Any = self.hook.get_conn()
+        request = training_request(
             job_name=training_job_name(
                 snapshot.snapshot_id, digest, hyperparameters, settings.training_image, self.instance_type
             ),
@@ -107,15 +123,12 @@ class TrainModelOperator(SageMakerTrainingOperator):
             role_arn=settings.sagemaker_role_arn,
             instance_type=self.instance_type,
             max_runtime_seconds=int(self.max_runtime_seconds),
-            region=self._client.meta.region_name,
+            region=client.meta.region_name,
         )
-        name = self._start_or_attach(settings.poll_seconds)
-        description = self._follow(name, settings.poll_seconds)
-        trained = trained_model(description, snapshot.snapshot_id)
-        # OpenLineage reads data and artefact from here once the task has ended.
-        self.serialized_training_data = serialize(description)
-        self.log.info("Training job %s made %s.", name, trained.model_uri)
-        return trained
+        if trials := int(self.tune_trials):
+            search = tuning_request(request, trials=trials, parallel=int(self.tune_parallel))
+            return TuningJob(self.hook, self.log), search
+        return TrainingJob(self.hook, self.log), request
 
     def _upload_source(self, uri: str) -> None:
         s3 = self.hook.s3_hook
@@ -124,119 +137,106 @@ class TrainModelOperator(SageMakerTrainingOperator):
             s3.load_bytes(build_source_archive(SOURCE), key, bucket, replace=True)
             self.log.info("Uploaded the training code to %s.", uri)
 
-    def _describe(self, name: str) -> dict[str, Any] | None:
+    def _describe(self, job: Job, name: str) -> dict[str, Any] | None:
         try:
-            description: dict[str, Any] = self.hook.describe_training_job(name)
+            return job.describe(name)
         except ClientError as error:
             if is_missing(error):
                 return None
             raise
-        return description
 
-    def _start_or_attach(self, poll_seconds: int) -> str:
+    def _start_or_attach(self, job: Job, snapshot_id: str, poll_seconds: int) -> str:
         """Returns the name of the one job to follow; starts it unless it is there."""
         failures: list[str] = []
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            name = attempt_name(str(self.config["TrainingJobName"]), attempt)
-            description = self._describe(name)
+            name = attempt_name(str(self.config[job.name_member]), attempt)
+            description = self._describe(job, name)
             if description is None:
-                self._create(name, failures)
+                self._create(job, name, failures)
                 return name
-            while description["TrainingJobStatus"] == "Stopping":
+            while description[job.status_member] == "Stopping":
                 # Killed or stopped a moment ago: its end decides whether a new job is needed.
                 time.sleep(poll_seconds)
-                description = self.hook.describe_training_job(name)
-            outcome = training_outcome(description)
+                description = job.describe(name)
+            outcome = job.outcome(description)
             if outcome.state == "running":
-                self.log.info("Attaching to training job %s, which is running.", name)
+                self.log.info("Attaching to %s %s, which is running.", job.label.lower(), name)
                 return name
             if outcome.state == "done":
-                if self._has_artefacts(description):
-                    self.log.info("Training job %s has finished before; its model is used.", name)
+                if self._has_artefacts(job.result(description, snapshot_id)[0]):
+                    self.log.info("%s %s has finished before; its model is used.", job.label, name)
                     return name
-                failures.append(f"Training job {name} finished, but its model is no longer on S3.")
+                failures.append(f"{job.label} {name} finished, but its model is no longer on S3.")
             else:
                 failures.append(outcome.reason)
         raise AirflowFailException(
-            f"{MAX_ATTEMPTS} training jobs with these inputs have failed; no other is started. "
+            f"{MAX_ATTEMPTS} {job.label.lower()}s with these inputs have failed; no other is started. "
             "Change code, hyper-parameters or snapshot. " + " | ".join(failures)
         )
 
-    def _has_artefacts(self, description: dict[str, Any]) -> bool:
-        trained = trained_model(description, "")
+    def _has_artefacts(self, trained: TrainedModel) -> bool:
         s3 = self.hook.s3_hook.get_conn()
         return object_exists(s3, trained.model_uri) and object_exists(s3, trained.evaluation_uri)
 
-    def _create(self, name: str, failures: list[str]) -> None:
+    def _create(self, job: Job, name: str, failures: list[str]) -> None:
         for failure in failures:
             self.log.info("Before: %s", failure)
         if self._killed:
-            raise AirflowException("The task was killed before it started a training job.")
-        self._job_name = name
-        request = {**self.config, "TrainingJobName": name}
+            raise AirflowException(f"The task was killed before it started a {job.label.lower()}.")
+        self._running = (job, name)
+        request = {**self.config, job.name_member: name}
         try:
-            self.hook.create_training_job(request, wait_for_completion=False, print_log=False)
+            job.create(request)
         except ClientError as error:
             if not is_existing(error):
                 raise
-            self.log.info("Training job %s was started a moment ago; attaching.", name)
+            self.log.info("%s %s was started a moment ago; attaching.", job.label, name)
             return
         self.log.info(
-            "Started training job %s on %s, at most %s s.",
+            "Started %s %s on %s, at most %s s.",
+            job.label.lower(),
             name,
             self.instance_type,
-            request["StoppingCondition"]["MaxRuntimeInSeconds"],
+            job.seconds(request),
         )
 
-    def _follow(self, name: str, poll_seconds: int) -> dict[str, Any]:
-        """Waits for the job's end with its log in ours; returns the description of a completed job."""
-        self._job_name = name
-        log = JobLog(self.hook.logs_hook.get_conn(), name)
-        deadline = time.monotonic() + int(self.max_runtime_seconds) + WAIT_BEYOND_LIMIT_SECONDS
-        phase = ""
+    def _follow(self, job: Job, name: str, poll_seconds: int) -> dict[str, Any]:
+        """Waits for the job's end with its news in our log; returns the description of a completed job."""
+        self._running = (job, name)
+        limit = job.seconds(self.config)
+        deadline = time.monotonic() + limit + WAIT_BEYOND_LIMIT_SECONDS
+        waited = False
         while True:
-            description: dict[str, Any] = self.hook.describe_training_job(name)
-            outcome = training_outcome(description)
-            if outcome.state == "done" and not phase:
+            description = job.describe(name)
+            outcome = job.outcome(description)
+            if outcome.state == "done" and not waited:
                 # It had ended before we came: its log stands in the task that waited for it.
                 return description
-            if phase != (phase := str(description.get("SecondaryStatus", "unknown"))):
-                self.log.info("Training job %s: %s", name, phase)
-            self._copy_log(log)
+            job.watch(name, description)
             if outcome.state != "running":
                 break
-            self._stop_where_due(name, description, deadline)
+            # A kill can come between the request that creates the job and its answer.
+            if self._killed and description[job.status_member] == "InProgress":
+                self._stop(job, name)
+            if time.monotonic() > deadline:
+                self._stop(job, name)
+                raise AirflowFailException(
+                    f"{job.label} {name} did not end within {limit} s and {WAIT_BEYOND_LIMIT_SECONDS} s "
+                    "around them; it was told to stop."
+                )
             time.sleep(poll_seconds)
-        self._job_name = None
+            waited = True
+        self._running = None
         if outcome.state == "done":
             return description
         time.sleep(min(poll_seconds, LAST_WORDS_SECONDS))
-        self._copy_log(log)
-        last_lines = "".join(f"\n    {line}" for line in log.last_lines)
-        message = outcome.reason + (f"\nThe end of its log:{last_lines}" if last_lines else "")
+        job.watch(name, description)
+        message = outcome.reason + job.last_words()
         raise (AirflowException if outcome.worth_retry or self._killed else AirflowFailException)(message)
 
-    def _stop_where_due(self, name: str, description: dict[str, Any], deadline: float) -> None:
-        # A kill can come between the request that creates the job and its answer.
-        if self._killed and description["TrainingJobStatus"] == "InProgress":
-            self._stop(name)
-        if time.monotonic() > deadline:
-            self._stop(name)
-            raise AirflowFailException(
-                f"Training job {name} did not end within {self.max_runtime_seconds} s and "
-                f"{WAIT_BEYOND_LIMIT_SECONDS} s around them; it was told to stop."
-            )
-
-    def _copy_log(self, log: JobLog) -> None:
-        trouble = log.trouble
-        for line in log.new_lines():
-            self.log.info("%s", line)
-        if log.trouble and log.trouble != trouble:
-            self.log.warning("The job's log cannot be read: %s", log.trouble)
-
-    def _stop(self, name: str) -> None:
+    def _stop(self, job: Job, name: str) -> None:
         try:
-            self._client.stop_training_job(TrainingJobName=name)
+            job.stop(name)
         except ClientError as error:
             # It has ended by itself, or was never there.
-            self.log.warning("Training job %s was not stopped: %s", name, explain(error))
+            self.log.warning("%s %s was not stopped: %s", job.label, name, explain(error))

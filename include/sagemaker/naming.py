@@ -33,6 +33,18 @@ def training_job_name(
     )
 
 
+def tuning_job_name(training_job: str, search: Mapping[str, object]) -> str:
+    """Returns the name of the job that searches for the best variant of a training job.
+
+    It leaves room for an attempt's number: SageMaker takes 32 characters, and names trials `<name>-001-…`.
+
+    Args:
+        training_job: Name of the job that would train once, with what is not searched.
+        search: What is searched, how and how long, as in the request.
+    """
+    return content_name(kind="tuning-job", training_job=training_job, search=dict(search))
+
+
 def attempt_name(job_name: str, attempt: int) -> str:
     """Returns the job name of an attempt, counted from 1; the first is the name itself.
 

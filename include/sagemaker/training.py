@@ -12,6 +12,8 @@ from include.sagemaker.source import ENTRY_POINT
 CHANNEL = "snapshot"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 VOLUME_GB = 50
+# Of the model that is exported. The curve's last value is no measure of it: the best epoch is kept.
+FINAL_METRIC = "validation:final_mrr@20"
 CHECKPOINTS = "/opt/ml/checkpoints"  # where train.py looks for them
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
@@ -22,6 +24,7 @@ METRIC_DEFINITIONS = (
     {"Name": "train:loss", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?\bloss={_NUMBER}"},
     {"Name": "validation:mrr@20", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?val_mrr@20={_NUMBER}"},
     {"Name": "validation:hit_rate@20", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?val_hit_rate@20={_NUMBER}"},
+    {"Name": FINAL_METRIC, "Regex": rf"\bblend neighbours=.*?val_mrr@20={_NUMBER}"},
     {
         "Name": "train:interactions_per_second",
         "Regex": rf"epoch=[0-9]+/[0-9]+ .*?interactions_per_second={_NUMBER}",
@@ -29,7 +32,7 @@ METRIC_DEFINITIONS = (
 )
 
 # SageMaker's side of a failure; the same job may well succeed.
-_WORTH_ANOTHER_JOB = ("InternalServerError", "CapacityError", "InsufficientCapacity", "Insufficient capacity")
+WORTH_ANOTHER_JOB = ("InternalServerError", "CapacityError", "InsufficientCapacity", "Insufficient capacity")
 
 
 class TrainingOutcome(NamedTuple):
@@ -167,7 +170,7 @@ def training_outcome(description: Mapping[str, Any]) -> TrainingOutcome:
         return TrainingOutcome(
             "failed",
             f"Training job {name} failed: {reason}",
-            worth_retry=reason.startswith(_WORTH_ANOTHER_JOB),
+            worth_retry=reason.startswith(WORTH_ANOTHER_JOB),
         )
     return TrainingOutcome("failed", f"Training job {name} is in the unexpected state {status!r}.")
 

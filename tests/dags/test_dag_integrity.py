@@ -84,6 +84,29 @@ def test_snapshot_to_reuse_is_named_by_its_id(bag: DagBag, value: str | None, ac
             param.resolve(value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("tune_trials", 0, True),
+        ("tune_trials", 50, True),
+        ("tune_trials", -1, False),
+        ("tune_trials", 51, False),
+        ("tune_trials", 2.5, False),
+        ("tune_parallel", 1, True),
+        ("tune_parallel", 10, True),
+        ("tune_parallel", 0, False),
+        ("tune_parallel", 11, False),
+    ],
+)
+def test_a_search_is_bounded(bag: DagBag, name: str, value: float, accepted: bool) -> None:
+    param = bag.dags["post_modern_stack"].params.get_param(name)
+    if accepted:
+        assert param.resolve(value) == value
+    else:
+        with pytest.raises(ParamValidationError):
+            param.resolve(value)
+
+
 def test_pipeline_runs_daily_without_catch_up(bag: DagBag) -> None:
     dag = bag.dags["post_modern_stack"]
     assert dag.schedule == "@daily"

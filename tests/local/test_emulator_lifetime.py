@@ -17,6 +17,7 @@ import pytest
 from include.local.emulator.server import Emulator
 from tests.local.cloud import BUCKET, Cloud, alive, clients_of, eventually
 from tests.local.test_emulator_jobs import HANGS
+from tests.local.test_emulator_tuning import pids_of, start
 
 
 @pytest.fixture
@@ -94,6 +95,17 @@ def test_model_servers_end_with_the_emulator(tmp_path: Path, fake_model_server: 
         place = tmp_path / "endpoints" / "us-east-1" / waiting
         eventually(lambda: list(place.rglob("server.log")))
     assert not any(map(alive, pids))
+    assert _processes_with(str(tmp_path)) == []
+
+
+def test_searches_end_with_the_emulator_and_start_no_more_trials(tmp_path: Path) -> None:
+    with Emulator(tmp_path, sys.executable, stop_grace_seconds=1) as emulator:
+        cloud = Cloud(emulator.url, tmp_path, clients_of(emulator.url))
+        cloud.s3.create_bucket(Bucket=BUCKET)
+        pids = pids_of(cloud, start(cloud, HANGS))
+        assert all(map(alive, pids))
+    assert not any(map(alive, pids))
+    assert len(list((tmp_path / "jobs").iterdir())) == 2
     assert _processes_with(str(tmp_path)) == []
 
 

@@ -13,10 +13,12 @@ from airflow.providers.amazon.aws.operators.sagemaker import (
     SageMakerEndpointOperator,
     SageMakerModelOperator,
     SageMakerTrainingOperator,
+    SageMakerTuningOperator,
 )
 from botocore.exceptions import WaiterError
 
 from tests.local.cloud import BUCKET, ROLE, Cloud, tar_of
+from tests.local.test_emulator_tuning import tuning_request
 
 WRITES_A_MODEL = """
     import os, pathlib
@@ -72,6 +74,17 @@ def test_from_a_script_to_an_answer(cloud: Cloud) -> None:
     ).execute({})
     assert cloud.invoke(endpoint)["model"] == "next"
     assert cloud.settled(endpoint)["EndpointConfigName"] == wanted["EndpointConfigName"]
+
+
+def test_the_providers_own_search_ends_with_a_best_trial(cloud: Cloud) -> None:
+    place = cloud.put("searched/rows", b"x").removesuffix("rows")
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": place}}
+    channels = {"InputDataConfig": [{"ChannelName": "snapshot", "DataSource": source}]}
+    limits = {"MaxNumberOfTrainingJobs": 2}
+    request = tuning_request(cloud, "print('mrr=0.5')", limits=limits, definition=channels)
+    told = SageMakerTuningOperator(task_id="tune", config=request, check_interval=1).execute({})["Tuning"]
+    assert told["HyperParameterTuningJobStatus"] == "Completed"
+    assert told["BestTrainingJob"]["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] == 0.5
 
 
 def test_the_hook_reads_the_jobs_lines(cloud: Cloud) -> None:

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
 
 import train
-from include.sagemaker.training import METRIC_DEFINITIONS
+from include.sagemaker.training import FINAL_METRIC, METRIC_DEFINITIONS
 
 DATA = Path(
     os.environ.get(
@@ -61,6 +61,15 @@ def test_progress_is_one_line_an_epoch(trained: tuple[Path, str]) -> None:
         assert re.match(rf"epoch={number}/8 loss=\d+\.\d{{4}} val_mrr@20=\d\.\d{{4}} ", line)
 
 
+def test_last_word_on_validation_is_of_what_is_exported(trained: tuple[Path, str]) -> None:
+    [line] = [line for line in trained[1].splitlines() if line.startswith("blend ")]
+    found = re.fullmatch(r"blend neighbours=\d\.\d{4} revisit=\d\.\d{4} val_mrr@20=(\d\.\d{4})", line)
+    assert found
+    # Shares are chosen so that the blend is no worse than the network alone, up to the printed digits.
+    best = max(row["val_mrr@20"] for row in _strict(trained[0] / "data/evaluation/metrics.json")["history"])
+    assert float(found[1]) >= best - 0.02
+
+
 def test_sagemaker_finds_every_metric_in_every_line(trained: tuple[Path, str]) -> None:
     report = _strict(trained[0] / "data/evaluation/metrics.json")
     found: dict[str, list[float]] = {}
@@ -75,7 +84,9 @@ def test_sagemaker_finds_every_metric_in_every_line(trained: tuple[Path, str]) -
         "validation:hit_rate@20": "val_hit_rate@20",
         "train:interactions_per_second": "interactions_per_second",
     }
-    assert set(found) == set(columns) == {definition["Name"] for definition in METRIC_DEFINITIONS}
+    assert set(found) == {definition["Name"] for definition in METRIC_DEFINITIONS}
+    assert len(found.pop(FINAL_METRIC)) == 1
+    assert set(found) == set(columns)
     for name, column in columns.items():
         # Nothing but the learning curve is found: a line of another kind would add a value.
         assert found[name] == pytest.approx([row[column] for row in report["history"]], abs=5e-5), name

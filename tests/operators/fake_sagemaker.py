@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import botocore.client
@@ -13,12 +14,28 @@ from botocore.response import StreamingBody
 from botocore.validate import ParamValidator
 
 ACCOUNT = "arn:aws:sagemaker:us-east-1:123456789012"
+MORNING = datetime(2026, 11, 24, 8, tzinfo=UTC)
 SERVICES = {"sagemaker", "sagemaker-runtime"}
 
 
 def refusal(operation: str, code: str, message: str, status: int = 400) -> ClientError:
     answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return ClientError(answer, operation)
+
+
+def trial(score: float | None, status: str = "Completed", **changes: Any) -> dict[str, Any]:
+    """The summary of a trial that ran for a minute and told its score, or None."""
+    metric = {"Type": "Maximize", "MetricName": "validation:final_mrr@20", "Value": score}
+    return {
+        "TrainingJobStatus": status,
+        "CreationTime": MORNING,
+        "TrainingStartTime": MORNING,
+        "TrainingEndTime": MORNING + timedelta(seconds=60),
+        "TunedHyperParameters": {"learning-rate": f"{score or 0.1}", "batch-size": '"64"'},
+        **({"FinalHyperParameterTuningJobObjectiveMetric": metric} if score is not None else {}),
+        "ObjectiveStatus": "Failed" if score is None else "Succeeded",
+        **changes,
+    }
 
 
 class FakeSageMaker:
@@ -29,6 +46,9 @@ class FakeSageMaker:
         jobs: Job name to its descriptions still to be shown; the last one stays.
         endpoints: The same for endpoints.
         next_job: Descriptions that a new job goes through.
+        tunings: Tuning job name to its descriptions still to be shown; the last one stays.
+        next_tuning: Descriptions that a new tuning job goes through.
+        trials: Summaries of the trials of a new tuning job, without their names.
         after_update: Endpoint descriptions that an update or create leads to, given the configuration.
         faults: Operation to the error that its next call raises.
         answer: Body of InvokeEndpoint, given the request.
@@ -41,6 +61,10 @@ class FakeSageMaker:
         self.configs: dict[str, dict[str, Any]] = {}
         self.endpoints: dict[str, list[dict[str, Any]]] = {}
         self.next_job: list[dict[str, Any]] = [{"TrainingJobStatus": "InProgress"}, {}]
+        self.tunings: dict[str, list[dict[str, Any]]] = {}
+        self.next_tuning: list[dict[str, Any]] = [{"HyperParameterTuningJobStatus": "InProgress"}, {}]
+        self.summaries: dict[str, list[dict[str, Any]]] = {}
+        self.trials: list[dict[str, Any]] = [trial(0.21), trial(0.25), trial(0.19)]
         self.after_update: Callable[[str], list[dict[str, Any]]] = lambda config: [
             {"EndpointStatus": "Updating"},
             {"EndpointStatus": "InService", "EndpointConfigName": config},
@@ -62,7 +86,7 @@ class FakeSageMaker:
             assert not report.has_errors(), report.generate_report()
             if operation in self.faults:
                 raise self.faults.pop(operation)
-            if not operation.startswith("Describe"):
+            if not operation.startswith(("Describe", "List")):
                 self.calls.append((operation, request))
             answer = getattr(self, f"_{operation}")(**request)
             return {**answer, "ResponseMetadata": {"HTTPStatusCode": 200}}
@@ -102,6 +126,54 @@ class FakeSageMaker:
         last = self.jobs[TrainingJobName][-1]
         stopped = {"TrainingJobStatus": "Stopped", "SecondaryStatus": "Stopped"}
         self.jobs[TrainingJobName] = [{**last, **stopped}]
+        return {}
+
+    def tuning(self, name: str, request: dict[str, Any], **state: Any) -> dict[str, Any]:
+        scored = [trial for trial in self.summaries[name] if trial["ObjectiveStatus"] == "Succeeded"]
+        metric = "FinalHyperParameterTuningJobObjectiveMetric"
+        best = max(scored, key=lambda trial: trial[metric]["Value"], default=None)
+        return {
+            **{key: value for key, value in request.items() if key != "Tags"},
+            "HyperParameterTuningJobName": name,
+            "HyperParameterTuningJobArn": f"{ACCOUNT}:hyper-parameter-tuning-job/{name}",
+            "HyperParameterTuningJobStatus": "Completed",
+            **({} if best is None else {"BestTrainingJob": best}),
+            **state,
+        }
+
+    def _CreateHyperParameterTuningJob(
+        self, HyperParameterTuningJobName: str, **request: Any
+    ) -> dict[str, Any]:
+        name = HyperParameterTuningJobName
+        if name in self.tunings:
+            raise refusal("CreateHyperParameterTuningJob", "ResourceInUse", "Names must be unique.")
+        self.summaries[name] = [
+            {"TrainingJobName": made, "TrainingJobArn": f"{ACCOUNT}:training-job/{made}", **summary}
+            for number, summary in enumerate(self.trials, 1)
+            for made in [f"{name}-{number:03d}-0a1b2c3d"]
+        ]
+        self.tunings[name] = [self.tuning(name, request, **state) for state in self.next_tuning]
+        definition = request["TrainingJobDefinition"]
+        for summary in self.summaries[name]:
+            status = summary["TrainingJobStatus"]
+            described = self.job(summary["TrainingJobName"], definition, TrainingJobStatus=status)
+            self.jobs[summary["TrainingJobName"]] = [described]
+        return {"HyperParameterTuningJobArn": f"{ACCOUNT}:hyper-parameter-tuning-job/{name}"}
+
+    def _DescribeHyperParameterTuningJob(self, HyperParameterTuningJobName: str) -> dict[str, Any]:
+        if HyperParameterTuningJobName not in self.tunings:
+            said = f"Amazon SageMaker can't find a tuning job called {HyperParameterTuningJobName}."
+            raise refusal("DescribeHyperParameterTuningJob", "ResourceNotFound", said)
+        return self._next("", self.tunings[HyperParameterTuningJobName], "", "")
+
+    def _ListTrainingJobsForHyperParameterTuningJob(
+        self, HyperParameterTuningJobName: str, **_: Any
+    ) -> dict[str, Any]:
+        return {"TrainingJobSummaries": self.summaries[HyperParameterTuningJobName]}
+
+    def _StopHyperParameterTuningJob(self, HyperParameterTuningJobName: str) -> dict[str, Any]:
+        last = self.tunings[HyperParameterTuningJobName][-1]
+        self.tunings[HyperParameterTuningJobName] = [{**last, "HyperParameterTuningJobStatus": "Stopped"}]
         return {}
 
     def _CreateModel(self, ModelName: str, **request: Any) -> dict[str, Any]:

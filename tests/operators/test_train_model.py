@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.contracts import Snapshot, TrainedModel
 from include.operators import train_model
+from include.operators.sagemaker_jobs import TrainingJob
 from include.operators.train_model import TrainModelOperator
 from include.sagemaker.source import source_digest
 from include.sagemaker.training import LOG_GROUP
@@ -206,11 +207,12 @@ def test_failure_shows_the_end_of_the_jobs_log(sagemaker: FakeSageMaker, snapsho
     assert "epoch=10/30" not in str(failure.value)
 
 
-def test_kill_stops_the_job(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+def test_kill_stops_the_job(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sagemaker.next_job = [RUNNING]
     task = operator(snapshot)
-    copy_log = task._copy_log
-    task._copy_log = lambda log: (task.on_kill(), copy_log(log))  # type: ignore[method-assign,assign]
+    monkeypatch.setattr(TrainingJob, "watch", lambda *_: task.on_kill())
     with pytest.raises(AirflowException, match="stopped"):
         task.execute({})  # type: ignore[arg-type]
     [name] = sagemaker.jobs

@@ -10,6 +10,7 @@ from botocore.validate import ParamValidator
 
 from include.contracts import BadInputError, Snapshot
 from include.sagemaker.training import (
+    FINAL_METRIC,
     METRIC_DEFINITIONS,
     script_hyperparameters,
     trained_model,
@@ -102,6 +103,8 @@ def test_unusable_request_is_refused(changes: dict[str, Any]) -> None:
         ),
         ("epoch=10/10 loss=1e-05 val_mrr@20=0.1", {"epoch": "10", "train:loss": "1e-05"}),
         ("epoch=1/10 val_loss=7.5 loss=5.0 val_mrr@20=0.1", {"train:loss": "5.0"}),
+        ("blend neighbours=0.5000 revisit=1.0000 val_mrr@20=0.2512", {FINAL_METRIC: "0.2512"}),
+        ("blend neighbours=0.5000 revisit=1.0000 val_mrr@20=None", {}),
         ("loading the snapshot", {}),
     ],
 )

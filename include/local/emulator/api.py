@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from include.local.emulator.jobs import TrainingJobs
 from include.local.emulator.models import Models
 from include.local.emulator.resources import Resource, find_by_arn
 from include.local.emulator.shapes import check_request, operation, to_wire
+from include.local.emulator.tuning import TuningJobs
 
 Handler = Callable[[str, dict[str, Any]], dict[str, Any]]
 
@@ -24,6 +25,7 @@ class SageMaker:
     """The SageMaker API of one emulator."""
 
     jobs: TrainingJobs
+    tunings: TuningJobs
     models: Models
     endpoints: Endpoints
 
@@ -61,6 +63,11 @@ class SageMaker:
             "DescribeTrainingJob": self.jobs.describe,
             "StopTrainingJob": self.jobs.stop,
             "ListTrainingJobs": self.jobs.list_jobs,
+            "CreateHyperParameterTuningJob": self.tunings.create,
+            "DescribeHyperParameterTuningJob": self.tunings.describe,
+            "StopHyperParameterTuningJob": self.tunings.stop,
+            "ListHyperParameterTuningJobs": self.tunings.list_jobs,
+            "ListTrainingJobsForHyperParameterTuningJob": self.tunings.list_trials,
             "CreateModel": self.models.create_model,
             "DescribeModel": self.models.describe_model,
             "DeleteModel": self.models.delete_model,
@@ -77,7 +84,13 @@ class SageMaker:
         }
 
     def _find(self, arn: str) -> Resource | None:
-        stores = (self.jobs.store, self.models.models, self.models.configs, self.endpoints.store)
+        stores: tuple[Iterable[Resource], ...] = (
+            self.jobs.store,
+            self.tunings.store,
+            self.models.models,
+            self.models.configs,
+            self.endpoints.store,
+        )
         return find_by_arn(stores, arn)
 
 

@@ -46,11 +46,16 @@ class _Stopped(Exception):
 
 @dataclass
 class TrainingJob(Resource):
-    """A job and where it stands. `lock` guards the state, which Stop and the job's thread change."""
+    """A job and where it stands. `lock` guards the state, which Stop and the job's thread change.
+
+    Attributes:
+        tuning_arn: The tuning job whose trial it is.
+    """
 
     kind: ClassVar[str] = "training-job"
     label: ClassVar[str] = "training job"
 
+    tuning_arn: str | None = None
     status: str = "InProgress"
     secondary: str = ""
     transitions: list[dict[str, Any]] = field(default_factory=list)
@@ -133,15 +138,31 @@ class TrainingJobs:
 
     def create(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """CreateTrainingJob."""
-        training.check_job(request)
+        self.check(region, request)
         job = TrainingJob(request["TrainingJobName"], region, request)
+        self.start(job)
+        return {"TrainingJobArn": job.arn}
+
+    def check(self, region: str, request: dict[str, Any]) -> None:
+        """Refuses what SageMaker, or this machine, would not run.
+
+        Raises:
+            AwsError: `ValidationException` or `ResourceLimitExceeded`.
+        """
+        training.check_job(request)
+        self._check_channels(region, request)
+
+    def start(self, job: TrainingJob) -> None:
+        """Runs a job that has been checked.
+
+        Raises:
+            AwsError: `ResourceInUse` or `ServiceUnavailable`.
+        """
         if any(other.name == job.name for other in self.store):  # two regions share the folder
             raise self.store.already_exists(job)
-        self._check_channels(job)
         self.store.add(job)
         job.step("Starting")
         self._workers.start(f"training-{job.name}", lambda: self._run(job))
-        return {"TrainingJobArn": job.arn}
 
     def describe(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """DescribeTrainingJob."""
@@ -170,6 +191,8 @@ class TrainingJobs:
             }
             if job.failure_reason:
                 answer["FailureReason"] = job.failure_reason
+            if job.tuning_arn:
+                answer["TuningJobArn"] = job.tuning_arn
         return answer
 
     def stop(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -200,15 +223,15 @@ class TrainingJobs:
                 job.stop_asked.set()
         self._workers.join(self._grace + 10)
 
-    def _check_channels(self, job: TrainingJob) -> None:
-        s3 = storage.client("s3", self._url, job.region)
-        for channel in job.request.get("InputDataConfig", []):
+    def _check_channels(self, region: str, request: dict[str, Any]) -> None:
+        s3 = storage.client("s3", self._url, region)
+        for channel in request.get("InputDataConfig", []):
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             if not storage.has_objects(s3, uri):
                 raise validation_error(
                     f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure '
-                    f"that the bucket exists in the selected region ({job.region}), that objects exist under "
-                    f'that S3 prefix, and that the role "{job.request["RoleArn"]}" has "s3:ListBucket" '
+                    f"that the bucket exists in the selected region ({region}), that objects exist under "
+                    f'that S3 prefix, and that the role "{request["RoleArn"]}" has "s3:ListBucket" '
                     "permissions on the bucket."
                 )
 

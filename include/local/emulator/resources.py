@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar
@@ -57,6 +57,7 @@ class Resource:
 
 
 R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
 
 
 class Store(Generic[R]):
@@ -126,12 +127,19 @@ class Store(Generic[R]):
         """
         found = [item for item in self if item.region == region and _matches(item, request)]
         found.sort(key=_sort_key(request.get("SortBy")), reverse=request.get("SortOrder") == "Descending")
-        start = _offset(request.get("NextToken"))
-        stop = start + int(request.get("MaxResults", _PAGE))
-        answer: dict[str, Any] = {member: [summary(item) for item in found[start:stop]]}
-        if stop < len(found):
-            answer["NextToken"] = str(stop)
-        return answer
+        return page_of(found, request, member, summary)
+
+
+def page_of(
+    found: Sequence[T], request: dict[str, Any], member: str, summary: Callable[[T], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns the page of a List operation that its request asks for; arguments as those of `Store.page`."""
+    start = _offset(request.get("NextToken"))
+    stop = start + int(request.get("MaxResults", _PAGE))
+    answer: dict[str, Any] = {member: [summary(item) for item in found[start:stop]]}
+    if stop < len(found):
+        answer["NextToken"] = str(stop)
+    return answer
 
 
 def find_by_arn(stores: Iterable[Iterable[Resource]], arn: str) -> Resource | None:

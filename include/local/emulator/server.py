@@ -27,6 +27,7 @@ from include.local.emulator.endpoints import MAX_BODY_BYTES, Endpoints
 from include.local.emulator.errors import AwsError
 from include.local.emulator.jobs import TrainingJobs
 from include.local.emulator.models import Models
+from include.local.emulator.tuning import TuningJobs
 
 HOST = "127.0.0.1"
 MODEL_SERVER = Path(__file__).resolve().parent.parent / "model_server.py"
@@ -124,6 +125,7 @@ class Emulator:
         if server is None or sagemaker is None or self._thread is None:
             return
         # The server last: jobs that end still write their last lines to its CloudWatch.
+        sagemaker.tunings.close()
         sagemaker.jobs.close()
         sagemaker.endpoints.close()
         server.shutdown()
@@ -156,7 +158,7 @@ class Emulator:
                 self._startup_seconds,
                 self._grace,
             )
-            self._sagemaker = SageMaker(jobs, models, endpoints)
+            self._sagemaker = SageMaker(jobs, TuningJobs(jobs), models, endpoints)
             self._server = make_server(
                 HOST,
                 listener.getsockname()[1],

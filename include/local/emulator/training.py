@@ -88,8 +88,8 @@ def decode_hyper_parameters(raw: Mapping[str, str]) -> dict[str, Any]:
 
 
 def user_hyper_parameters(decoded: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those that are the script's own, without SageMaker's."""
-    return {name: value for name, value in decoded.items() if not name.startswith("sagemaker_")}
+    """Returns those that are the script's own, without SageMaker's and a tuning job's."""
+    return {name: value for name, value in decoded.items() if not name.startswith(("sagemaker_", "_tuning_"))}
 
 
 def arguments(hyper_parameters: Mapping[str, Any]) -> list[str]:

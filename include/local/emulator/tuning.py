@@ -1,0 +1,320 @@
+"""Tuning jobs that really run their trials, as training jobs.
+
+Where AWS learns from the trials before, this draws lots: `Bayesian` is a random search too. The same seed
+draws the same points.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar
+
+from include.local.emulator.errors import AwsError, validation_error
+from include.local.emulator.jobs import TrainingJob, TrainingJobs
+from include.local.emulator.resources import Resource, Store, now, page_of
+from include.local.emulator.search import OBJECTIVE, check_search, draw
+from include.local.emulator.workers import Workers
+
+_ATTEMPTS = 5  # trials without a success, after which AWS gives up
+_POLL_SECONDS = 0.1
+_UNDER_WAY = ("InProgress", "Stopping")
+# What a training job's request has and a definition has not, and the other way round.
+_NOT_OF_A_TRIAL = ("DefinitionName", "StaticHyperParameters", "TuningObjective", "HyperParameterRanges")
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Trial:
+    """One training of the search.
+
+    Attributes:
+        values: What it was given of that which is searched.
+    """
+
+    job: TrainingJob
+    values: dict[str, str]
+
+
+@dataclass
+class TuningJob(Resource):
+    """A search and where it stands."""
+
+    kind: ClassVar[str] = "hyper-parameter-tuning-job"
+    label: ClassVar[str] = "tuning job"
+
+    status: str = "InProgress"
+    trials: list[Trial] = field(default_factory=list)
+    failure_reason: str | None = None
+    ended: datetime | None = None
+    stop_asked: threading.Event = field(default_factory=threading.Event)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def state(self) -> str:
+        """HyperParameterTuningJobStatus."""
+        return self.status
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """HyperParameterTuningJobConfig."""
+        config: dict[str, Any] = self.request["HyperParameterTuningJobConfig"]
+        return config
+
+    @property
+    def objective(self) -> str:
+        """Name of the metric that is compared."""
+        return str(self.config["HyperParameterTuningJobObjective"]["MetricName"])
+
+    def trial_request(self, values: dict[str, str]) -> dict[str, Any]:
+        """Returns the CreateTrainingJob request of a trial, named as AWS names it."""
+        definition = self.request["TrainingJobDefinition"]
+        number = len(self.trials) + 1
+        content = f"{self.arn} {number} {sorted(values.items())}"
+        return {
+            **{member: value for member, value in definition.items() if member not in _NOT_OF_A_TRIAL},
+            "TrainingJobName": f"{self.name}-{number:03d}-{hashlib.sha256(content.encode()).hexdigest()[:8]}",
+            "HyperParameters": {
+                **definition.get("StaticHyperParameters", {}),
+                OBJECTIVE: self.objective,
+                **values,
+            },
+            "Tags": self.request.get("Tags", []),
+        }
+
+    def score(self, trial: Trial) -> float | None:
+        """Returns the last value of the objective that a completed trial told, None where there is none."""
+        if trial.job.status != "Completed" or self.objective not in trial.job.metrics:
+            return None
+        return trial.job.metrics[self.objective][0]
+
+    def best(self) -> Trial | None:
+        """Returns the trial that leads; of equals the first."""
+        sign = 1 if self.config["HyperParameterTuningJobObjective"]["Type"] == "Maximize" else -1
+        scored = [(score, trial) for trial in list(self.trials) if (score := self.score(trial)) is not None]
+        return max(scored, key=lambda pair: sign * pair[0])[1] if scored else None
+
+    def end(self, status: str, reason: str | None = None) -> None:
+        """Enters its last state."""
+        with self.lock:
+            self.status, self.failure_reason = status, reason
+            self.ended = self.modified = now()
+
+
+class TuningJobs:
+    """The tuning jobs of one emulator.
+
+    Args:
+        jobs: Runs the trials.
+    """
+
+    def __init__(self, jobs: TrainingJobs) -> None:
+        self._jobs = jobs
+        self._workers = Workers()
+        self.store = _TuningStore()
+
+    def create(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
+        """CreateHyperParameterTuningJob."""
+        check_search(request)
+        tuning = TuningJob(request["HyperParameterTuningJobName"], region, request)
+        seed = tuning.config.get("RandomSeed", tuning.name)
+        # A trial is refused now, not one by one later.
+        self._jobs.check(region, tuning.trial_request(draw(_ranges(tuning), random.Random(seed))))
+        self.store.add(tuning)
+        self._workers.start(f"tuning-{tuning.name}", lambda: self._run(tuning, random.Random(seed)))
+        return {"HyperParameterTuningJobArn": tuning.arn}
+
+    def describe(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
+        """DescribeHyperParameterTuningJob."""
+        tuning = self.store.get(region, request["HyperParameterTuningJobName"])
+        definition = tuning.request["TrainingJobDefinition"]
+        static = {**definition.get("StaticHyperParameters", {}), OBJECTIVE: tuning.objective}
+        with tuning.lock:
+            answer = {
+                **_summary(tuning),
+                "HyperParameterTuningJobConfig": tuning.config,
+                "TrainingJobDefinition": {**definition, "StaticHyperParameters": static},
+                "ConsumedResources": {
+                    "RuntimeInSeconds": round(((tuning.ended or now()) - tuning.created).total_seconds())
+                },
+            }
+            if best := tuning.best():
+                answer["BestTrainingJob"] = _trial_summary(tuning, best)
+            if tuning.failure_reason:
+                answer["FailureReason"] = tuning.failure_reason
+        del answer["Strategy"], answer["ResourceLimits"]
+        return answer
+
+    def stop(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
+        """StopHyperParameterTuningJob."""
+        tuning = self.store.get(region, request["HyperParameterTuningJobName"])
+        with tuning.lock:
+            if tuning.status not in _UNDER_WAY:
+                raise validation_error(
+                    f"The request was rejected because the tuning job is in status {tuning.status}."
+                )
+            tuning.status, tuning.modified = "Stopping", now()
+            tuning.stop_asked.set()
+        return {}
+
+    def list_jobs(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
+        """ListHyperParameterTuningJobs."""
+        sorting = {"SortBy": request.get("SortBy", "Name")}
+        return self.store.page(region, request | sorting, "HyperParameterTuningJobSummaries", _summary)
+
+    def list_trials(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
+        """ListTrainingJobsForHyperParameterTuningJob."""
+        tuning = self.store.get(region, request["HyperParameterTuningJobName"])
+        wanted, descending = request.get("StatusEquals"), request.get("SortOrder") == "Descending"
+        found = [trial for trial in list(tuning.trials) if wanted in (None, trial.job.status)]
+        keys: dict[str, Callable[[Trial], Any]] = {
+            "Name": lambda trial: trial.job.name,
+            "CreationTime": lambda trial: trial.job.created,
+            "Status": lambda trial: (trial.job.status, trial.job.created),
+            # Trials without a score come last whichever way.
+            "FinalObjectiveMetricValue": lambda trial: (
+                (tuning.score(trial) is not None) == descending,
+                tuning.score(trial) or 0.0,
+            ),
+        }
+        found.sort(key=keys[request.get("SortBy", "Name")], reverse=descending)
+        return page_of(found, request, "TrainingJobSummaries", lambda trial: _trial_summary(tuning, trial))
+
+    def close(self) -> None:
+        """Starts no more trials; those that run are ended with the training jobs."""
+        self._workers.close()
+        self._workers.join(10)
+
+    def _run(self, tuning: TuningJob, chance: random.Random) -> None:
+        try:
+            self._search(tuning, chance)
+        except Exception as error:
+            log.exception("tuning job %s", tuning.name)
+            self._stop_trials(tuning)
+            tuning.end("Failed", f"InternalServerError: {type(error).__name__}: {error}")
+
+    def _search(self, tuning: TuningJob, chance: random.Random) -> None:
+        limits = tuning.config["ResourceLimits"]
+        deadline = time.monotonic() + limits.get("MaxRuntimeInSeconds", float("inf"))
+        while True:
+            running = [trial for trial in tuning.trials if trial.job.status in _UNDER_WAY]
+            ended = len(tuning.trials) - len(running)
+            succeeded = sum(trial.job.status == "Completed" for trial in tuning.trials)
+            hopeless = not succeeded and ended >= _ATTEMPTS
+            over = tuning.stop_asked.is_set() or time.monotonic() > deadline or hopeless
+            if self._workers.closing.is_set():
+                tuning.end("Stopped")
+                return
+            if over:
+                self._stop_trials(tuning)
+            full = over or len(tuning.trials) == limits["MaxNumberOfTrainingJobs"]
+            if full and not running:
+                break
+            if not full and len(running) < limits["MaxParallelTrainingJobs"]:
+                self._start_trial(tuning, chance)
+                continue
+            self._workers.closing.wait(_POLL_SECONDS)
+        if tuning.stop_asked.is_set():
+            tuning.end("Stopped")
+        elif succeeded:
+            tuning.end("Completed")
+        else:
+            tuning.end(
+                "Failed",
+                f"No training job succeeded after {ended} attempts. "
+                "Please take a look at the training job failures to get more details.",
+            )
+
+    def _start_trial(self, tuning: TuningJob, chance: random.Random) -> None:
+        values = draw(_ranges(tuning), chance)
+        request = tuning.trial_request(values)
+        job = TrainingJob(request["TrainingJobName"], tuning.region, request, tuning_arn=tuning.arn)
+        self._jobs.start(job)
+        tuning.trials.append(Trial(job, values))
+        tuning.modified = now()
+
+    def _stop_trials(self, tuning: TuningJob) -> None:
+        for trial in tuning.trials:
+            # It may have ended a moment ago.
+            with contextlib.suppress(AwsError):
+                self._jobs.stop(tuning.region, {"TrainingJobName": trial.job.name})
+
+
+class _TuningStore(Store[TuningJob]):
+    def __init__(self) -> None:
+        super().__init__(TuningJob)
+
+    def already_exists(self, item: TuningJob) -> AwsError:
+        return AwsError(
+            "ResourceInUse",
+            "Hyper parameter tuning job names must be unique within an AWS account and region: there is a "
+            f"tuning job with that name already ({item.arn})",
+        )
+
+    def not_found(self, region: str, name: str) -> AwsError:
+        return AwsError(
+            "ResourceNotFound", f"Amazon SageMaker can't find a tuning job called {name}. Type another name."
+        )
+
+
+def _ranges(tuning: TuningJob) -> dict[str, Any]:
+    ranges: dict[str, Any] = tuning.config["ParameterRanges"]
+    return ranges
+
+
+def _summary(tuning: TuningJob) -> dict[str, Any]:
+    trials = list(tuning.trials)
+    statuses = Counter(trial.job.status for trial in trials)
+    objectives = Counter(_objective_status(tuning, trial) for trial in trials)
+    summary = {
+        "HyperParameterTuningJobName": tuning.name,
+        "HyperParameterTuningJobArn": tuning.arn,
+        "HyperParameterTuningJobStatus": tuning.status,
+        "Strategy": tuning.config["Strategy"],
+        "ResourceLimits": tuning.config["ResourceLimits"],
+        "CreationTime": tuning.created,
+        "LastModifiedTime": tuning.modified,
+        "TrainingJobStatusCounters": {
+            "Completed": statuses["Completed"],
+            "InProgress": statuses["InProgress"] + statuses["Stopping"],
+            "RetryableError": 0,
+            "NonRetryableError": statuses["Failed"],
+            "Stopped": statuses["Stopped"],
+        },
+        "ObjectiveStatusCounters": {state: objectives[state] for state in ("Succeeded", "Pending", "Failed")},
+    }
+    return summary if tuning.ended is None else {**summary, "HyperParameterTuningEndTime": tuning.ended}
+
+
+def _objective_status(tuning: TuningJob, trial: Trial) -> str:
+    if trial.job.status in _UNDER_WAY:
+        return "Pending"
+    return "Failed" if tuning.score(trial) is None else "Succeeded"
+
+
+def _trial_summary(tuning: TuningJob, trial: Trial) -> dict[str, Any]:
+    job = trial.job
+    with job.lock:
+        score = tuning.score(trial)
+        objective = {"MetricName": tuning.objective, "Value": score}
+        summary = {
+            "TrainingJobName": job.name,
+            "TrainingJobArn": job.arn,
+            "CreationTime": job.created,
+            "TrainingStartTime": job.started,
+            "TrainingEndTime": job.ended,
+            "TrainingJobStatus": job.status,
+            "TunedHyperParameters": trial.values,
+            "FailureReason": job.failure_reason,
+            "FinalHyperParameterTuningJobObjectiveMetric": None if score is None else objective,
+            "ObjectiveStatus": _objective_status(tuning, trial),
+        }
+    return {member: value for member, value in summary.items() if value is not None}

@@ -1,0 +1,148 @@
+"""The two jobs that make a model, a training and a search of many, with one face for the operator.
+
+One object follows one job. `label` is what messages call it; the two members are where a request holds its
+name and a description its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+
+from include.contracts import TrainedModel
+from include.sagemaker.logs import JobLog
+from include.sagemaker.training import TrainingOutcome, trained_model, training_outcome
+from include.sagemaker.tuning import best_trial, trial_sentence, tuned_model, tuning_outcome
+
+
+class TrainingJob:
+    """One training job; its log goes to the task's."""
+
+    label = "Training job"
+    name_member = "TrainingJobName"
+    status_member = "TrainingJobStatus"
+
+    def __init__(self, hook: SageMakerHook, log: Any) -> None:
+        self._hook = hook
+        self._client: Any = hook.get_conn()
+        self._log = log
+        self._lines: JobLog | None = None
+        self._phase = ""
+
+    def seconds(self, request: Mapping[str, Any]) -> int:
+        """Returns the time that SageMaker gives it."""
+        return int(request["StoppingCondition"]["MaxRuntimeInSeconds"])
+
+    def create(self, request: dict[str, Any]) -> None:
+        """Starts it."""
+        self._hook.create_training_job(request, wait_for_completion=False, print_log=False)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Returns SageMaker's description."""
+        description: dict[str, Any] = self._hook.describe_training_job(name)
+        return description
+
+    def stop(self, name: str) -> None:
+        """Tells it to stop."""
+        self._client.stop_training_job(TrainingJobName=name)
+
+    def outcome(self, description: Mapping[str, Any]) -> TrainingOutcome:
+        """Reads a description."""
+        return training_outcome(description)
+
+    def result(self, description: Mapping[str, Any], snapshot_id: str) -> tuple[TrainedModel, dict[str, Any]]:
+        """Returns the claim check of a finished job, and the description of the training behind it."""
+        return trained_model(description, snapshot_id), dict(description)
+
+    def watch(self, name: str, description: Mapping[str, Any]) -> None:
+        """Logs what is new since the last look."""
+        if self._phase != (phase := str(description.get("SecondaryStatus", "unknown"))):
+            self._phase = phase
+            self._log.info("Training job %s: %s", name, phase)
+        if self._lines is None:
+            self._lines = JobLog(self._hook.logs_hook.get_conn(), name)
+        trouble = self._lines.trouble
+        for line in self._lines.new_lines():
+            self._log.info("%s", line)
+        if self._lines.trouble and self._lines.trouble != trouble:
+            self._log.warning("The job's log cannot be read: %s", self._lines.trouble)
+
+    def last_words(self) -> str:
+        """Returns what tells more about a failure than its reason; empty where nothing does."""
+        lines = self._lines.last_lines if self._lines else ()
+        return _indented("The end of its log:", lines)
+
+
+class TuningJob:
+    """A search; each trial's state and score go to the task's log, its lines stay in CloudWatch."""
+
+    label = "Tuning job"
+    name_member = "HyperParameterTuningJobName"
+    status_member = "HyperParameterTuningJobStatus"
+
+    def __init__(self, hook: SageMakerHook, log: Any) -> None:
+        self._hook = hook
+        self._client: Any = hook.get_conn()
+        self._log = log
+        self._seen: dict[str, str] = {}
+        self._failed: str | None = None
+
+    def seconds(self, request: Mapping[str, Any]) -> int:
+        """Returns the time that SageMaker gives it."""
+        return int(request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxRuntimeInSeconds"])
+
+    def create(self, request: dict[str, Any]) -> None:
+        """Starts it."""
+        self._hook.create_tuning_job(request, wait_for_completion=False)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Returns SageMaker's description."""
+        return self._hook.describe_tuning_job(name)
+
+    def stop(self, name: str) -> None:
+        """Tells it to stop."""
+        self._client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+
+    def outcome(self, description: Mapping[str, Any]) -> TrainingOutcome:
+        """Reads a description."""
+        return tuning_outcome(description)
+
+    def result(self, description: Mapping[str, Any], snapshot_id: str) -> tuple[TrainedModel, dict[str, Any]]:
+        """Returns the claim check of a finished job, and the description of the training behind it."""
+        best = self._hook.describe_training_job(best_trial(description) or "")
+        trials = self._trials(str(description[self.name_member]))
+        return tuned_model(description, best, trials, snapshot_id), best
+
+    def watch(self, name: str, description: Mapping[str, Any]) -> None:
+        """Logs what is new since the last look."""
+        for trial in self._trials(name):
+            trial_name, sentence = trial["TrainingJobName"], trial_sentence(trial)
+            if trial["TrainingJobStatus"] == "Failed":
+                self._failed = trial_name
+            if self._seen.get(trial_name) != sentence:
+                self._seen[trial_name] = sentence
+                self._log.info("%s", sentence)
+
+    def last_words(self) -> str:
+        """Returns what tells more about a failure than its reason; empty where nothing does."""
+        told = _indented("Its trials:", self._seen.values())
+        if self._failed is None:
+            return told
+        log = JobLog(self._hook.logs_hook.get_conn(), self._failed)
+        log.new_lines()
+        return told + _indented(f"The end of the log of {self._failed}:", log.last_lines)
+
+    def _trials(self, name: str) -> list[dict[str, Any]]:
+        pages = self._client.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
+        request = {"HyperParameterTuningJobName": name, "SortBy": "CreationTime", "SortOrder": "Ascending"}
+        return [trial for page in pages.paginate(**request) for trial in page["TrainingJobSummaries"]]
+
+
+Job: TypeAlias = TrainingJob | TuningJob
+
+
+def _indented(title: str, lines: Iterable[str]) -> str:
+    told = "".join(f"\n    {line}" for line in lines)
+    return f"\n{title}{told}" if told else ""
