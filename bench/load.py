@@ -87,7 +87,7 @@ def drive(
     start = time.perf_counter() + 0.05
     number = 0
     finished = start
-    while number < len(times) or busy:
+    while number < len(times) or waiting or busy:
         now = time.perf_counter()
         if now > start + times[-1] + _PATIENCE:
             break
