@@ -16,10 +16,11 @@ from batches import dataset, plan_batches
 from checkpoints import Checkpoints, Epoch, Progress, Saved, StopSignal
 from cluster import Cluster
 from evaluate import LIST_LENGTH
-from losses import Loss, full_softmax
+from lazy_adam import LazyAdam
+from losses import Loss, full_softmax, sampled_softmax
 from model import NextItem
 from queries import Queries
-from sessions import Sessions
+from sessions import Sessions, Vocabulary
 from validate import validation_metrics
 
 _PATIENCE = 2  # epochs without a better validation MRR
@@ -38,7 +39,14 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """Hyper-parameters of the loop; `max_seconds` 0 means no limit."""
+    """Hyper-parameters of the loop.
+
+    Attributes:
+        max_seconds: 0 means no limit.
+        label_smoothing: Share of each target's probability that is spread over the catalogue.
+        negatives: Products that a target is told from where the softmax is sampled.
+        full_softmax_products: Largest catalogue that every target is told from as a whole.
+    """
 
     epochs: int
     batch_size: int
@@ -46,13 +54,16 @@ class Options:
     max_length: int
     seed: int
     max_seconds: float
+    label_smoothing: float
+    negatives: int
+    full_softmax_products: int
 
 
 def train(
     network: NextItem,
     train_sessions: Sessions,
     validation: Queries,
-    products: int,
+    vocabulary: Vocabulary,
     options: Options,
     report: Callable[[Epoch], None],
     *,
@@ -68,7 +79,7 @@ def train(
         network: Built in the scope of the cluster's strategy.
         train_sessions: Sessions to learn from; the same in every process.
         validation: Questions that early stopping asks.
-        products: Size of the vocabulary.
+        vocabulary: The products.
         options: Hyper-parameters.
         report: Called by the chief with each epoch's row of the learning curve.
         cluster: Who trains together; nobody else by default.
@@ -84,7 +95,7 @@ def train(
     """
     cluster = cluster or Cluster()
     kept = checkpoints if cluster.is_chief else None
-    return _Loop(network, train_sessions, validation, products, options, report, cluster, kept, say).run()
+    return _Loop(network, train_sessions, validation, vocabulary, options, report, cluster, kept, say).run()
 
 
 @dataclass
@@ -92,7 +103,7 @@ class _Loop:
     network: NextItem
     sessions: Sessions
     validation: Queries
-    products: int
+    vocabulary: Vocabulary
     options: Options
     report: Callable[[Epoch], None]
     cluster: Cluster
@@ -101,15 +112,21 @@ class _Loop:
 
     def __post_init__(self) -> None:
         with self.cluster.strategy.scope():
-            self.optimizer = keras.optimizers.Adam(self.options.learning_rate)
+            self.optimizer = LazyAdam(self.options.learning_rate)
             self.optimizer.build(self.network.trainable_variables)
-        self.step = _training_step(self.network, self.optimizer, full_softmax(self.network), self.cluster)
+        self.step = _training_step(self.network, self.optimizer, self._loss(), self.cluster)
         # The seeds of dropout are among a network's variables, not among its weights.
         self.variables = [*self.network.variables, *self.optimizer.variables]
         self.best_weights = self.network.get_weights()
         self.progress = Progress()
         self.losses: list[tf.Tensor | float] = []
         self.clock = self.told = time.monotonic()
+
+    def _loss(self) -> Loss:
+        options, vocabulary = self.options, self.vocabulary
+        if len(vocabulary) <= options.full_softmax_products:
+            return full_softmax(self.network, options.label_smoothing)
+        return sampled_softmax(self.network, vocabulary.counts, options.negatives, options.label_smoothing)
 
     def run(self) -> Progress:
         self._restore()
@@ -129,7 +146,7 @@ class _Loop:
         lengths = self.sessions.lengths
         # A generator of its own for each epoch: its plan can be made again without the epochs before.
         rng = np.random.default_rng([options.seed, progress.epoch])
-        plan = plan_batches(lengths, self.products, options.batch_size, options.max_length, rng)
+        plan = plan_batches(lengths, len(self.vocabulary), options.batch_size, options.max_length, rng)
         remaining = plan[progress.step :]
         batches = dataset(self.sessions, remaining, options.max_length, self.cluster.shares)
         for rows, (shards, targets) in zip(remaining, batches, strict=True):
@@ -156,7 +173,7 @@ class _Loop:
         losses = [float(value) for value in self.losses]
         loss = float(self.cluster.from_chief(np.mean(losses) if losses else 0.0))
         self._tick()  # reading the losses has waited for the device
-        _refuse_divergence(loss, self.network, self.products)
+        _refuse_divergence(loss, self.network, len(self.vocabulary))
         if self.cluster.is_chief:
             self._validate(loss)
         progress.epoch += 1
@@ -246,9 +263,10 @@ def _training_step(
             states = tf.boolean_mask(network(batch[:, :-1], training=True), real)
             targets = tf.boolean_mask(following, real)
             share = tf.reduce_sum(loss(states, targets)) / targets_in_all
-        # Keras' Adam squares the parts of a sparse gradient before it adds those of one row up, and every
-        # replica brings a part: dense, the sum comes first.
-        gradients = map(tf.convert_to_tensor, tape.gradient(share, network.trainable_variables))
+        gradients = tape.gradient(share, network.trainable_variables)
+        if cluster.shares.total > 1:
+            # Every replica brings rows of its own: dense, they are added up before they are squared.
+            gradients = map(tf.convert_to_tensor, gradients)
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         return share
 

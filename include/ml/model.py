@@ -11,6 +11,13 @@ _BLOCKS = 2
 _HEADS = 2
 
 
+def _last_only(shape: tuple[int, int], dtype: str | None = None) -> tf.Tensor:
+    """Starts with the last product alone."""
+    return ops.concatenate(
+        [ops.ones((min(1, shape[0]), shape[1])), ops.zeros((max(0, shape[0] - 1), shape[1]))]
+    )
+
+
 class NextItem(keras.Model):
     """Scores the whole catalogue after every step of a session.
 
@@ -25,6 +32,7 @@ class NextItem(keras.Model):
         dim: int,
         dropout: float,
         max_length: int,
+        shortcuts: int = 0,
         embedding_dtype: str = "float32",
     ) -> None:
         """Builds the network.
@@ -35,6 +43,9 @@ class NextItem(keras.Model):
             dim: Width of the embedding and of the state.
             dropout: Share of embedding and state units dropped in training.
             max_length: Longest row, which the position embedding of `attention` needs.
+            shortcuts: Products, counted back from the last, that also reach the state directly, each unit of
+                each place with a weight of its own; what was just seen matters too much to be left to the
+                encoder alone.
             embedding_dtype: Type that the item embedding is kept in, and the catalogue scored in; training
                 needs `float32`.
 
@@ -49,6 +60,8 @@ class NextItem(keras.Model):
             dtype=embedding_dtype,
         )
         self.bias = self.add_weight(name="bias", shape=(products + 1,), initializer="zeros")
+        self.shortcuts = self.add_weight(name="shortcuts", shape=(shortcuts, dim), initializer=_last_only)
+        self.draws = keras.random.SeedGenerator()  # of losses that sample
         self.dropout_in = layers.Dropout(dropout)
         self.dropout_out = layers.Dropout(dropout)
         if architecture == "gru":
@@ -61,8 +74,12 @@ class NextItem(keras.Model):
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the state after each step: int32 [batch, length] to float32 [batch, length, dim]."""
-        embedded = self.dropout_in(self.items(ids), training=training)
-        return self.dropout_out(self.encoder(embedded, training=training), training=training)
+        items = self.items(ids)
+        state = self.encoder(self.dropout_in(items, training=training), training=training)
+        for ago in range(self.shortcuts.shape[0]):
+            shifted = ops.pad(items, [[0, 0], [ago, 0], [0, 0]])[:, : ops.shape(items)[1]]
+            state = state + ops.cast(self.shortcuts[ago], state.dtype) * ops.cast(shifted, state.dtype)
+        return self.dropout_out(state, training=training)
 
     def logits(self, states: tf.Tensor) -> tf.Tensor:
         """Scores every id from states: [rows, dim] to float32 [rows, products + 1], padding far below."""
@@ -72,6 +89,19 @@ class NextItem(keras.Model):
         kind = table.dtype if table.dtype != "float32" else states.dtype
         scores = ops.matmul(ops.cast(states, kind), ops.transpose(ops.cast(table, kind)))
         return ops.cast(scores, "float32") + self._shift()
+
+    def logits_of(self, states: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        """Scores one id for each state: [rows, dim], int32 [rows] to float32 [rows]."""
+        # Gathered from the variable, so that its gradient has these rows only.
+        items = ops.cast(tf.gather(self.items.embeddings.value, ids), states.dtype)
+        scores = ops.cast(ops.sum(states * items, axis=1), "float32")
+        return scores + tf.gather(self.bias.value, ids)
+
+    def logits_among(self, states: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        """Scores the same ids for all states: [rows, dim], int32 [ids] to float32 [rows, ids]."""
+        items = ops.cast(tf.gather(self.items.embeddings.value, ids), states.dtype)
+        scores = ops.cast(ops.matmul(states, ops.transpose(items)), "float32")
+        return scores + tf.gather(self.bias.value, ids)
 
     def last_logits(self, ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Scores what follows each row: int32 [batch, length], int32 [batch] to [batch, products + 1].

@@ -1,17 +1,19 @@
-"""What is served: the network's probabilities blended with two priors counted from training sessions.
+"""What is served: the network's probabilities mixed with three distributions counted from the sessions.
 
-A network alone is weak on products seen once or twice, which most of a real catalogue is; neighbours from
-the same training sessions are strong exactly there. The blend is a mixture of distributions
+A network alone is weak on products seen once or twice, which most of a real catalogue is; counts from the
+same sessions are strong exactly there. The mixture is of
 
-    (1 - revisit) * ((1 - neighbours) * network + neighbours * followers) + revisit * own items
+* the network's softmax over the whole catalogue,
+* companions: what was met in the same sessions as the latest products,
+* followers: what came directly after the product being viewed,
+* the session's own earlier products, since shoppers go back and forth,
 
-whose two shares are chosen on validation sessions (0 is allowed). Everything is tensors, so that the whole
-of it travels inside one SavedModel.
+each weighted by a gate that looks at the session (`blend`). Everything is tensors, so that the whole of it
+travels inside one SavedModel.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,63 +21,52 @@ import scipy.sparse as sp
 import tensorflow as tf
 
 from baselines import best_columns, transitions
+from blend import DEFAULT_BLEND, Blend
 from model import NextItem
-from sessions import Sessions
+from sessions import Sessions, Vocabulary
 
-# Measured on the validation part of a real electronics shop: reach and backward weight of the followers,
-# recency decay of followers and of the session's own items. The optimum is flat around them.
+# Measured on the validation part of a real electronics shop: reach and backward weight of the companions,
+# recency decay of companions and of the session's own items. The optimum is flat around them.
 _REACH = 10
 _BACKWARD = 0.5
-_FOLLOWER_DECAY = 0.5
-_REVISIT_DECAY = 0.7
-_LOOK_BACK = 10  # steps of the session that the priors look at
-_WIDTH = 100  # followers kept per product: 99.97 % of the mass on that shop
-
-
-@dataclass(frozen=True)
-class Blend:
-    """Shares of the two priors, each within [0, 1)."""
-
-    neighbours: float
-    revisit: float
-
-
-# Also what a snapshot without validation sessions is served with.
-DEFAULT_BLEND = Blend(neighbours=0.4, revisit=0.1)
-BLENDS = tuple(Blend(n, r) for n in (0.0, 0.2, 0.4, 0.6, 0.8) for r in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4))
+_COMPANION_DECAY = 0.5
+_OWN_DECAY = 0.7
+_LOOK_BACK = 10  # steps of the session that the counts look at
+_WIDTH = 100  # companions kept per product: 99.97 % of the mass on that shop
 
 
 class Recommender(tf.Module):
     """Probabilities of the next item over the whole catalogue."""
 
-    def __init__(self, next_item: NextItem, train: Sessions, products: int) -> None:
-        """Counts the priors.
+    def __init__(self, next_item: NextItem, sessions: Sessions, vocabulary: Vocabulary) -> None:
+        """Counts companions and followers.
 
         Args:
             next_item: The network, trained or to be trained.
-            train: Training sessions.
-            products: Size of the vocabulary.
+            sessions: What to count.
+            vocabulary: The products and how often each was met.
         """
         super().__init__()
         self.next_item = next_item
-        self.products = products
-        ids, shares = followers(train, products)
+        self.products = len(vocabulary)
+        after = transitions(sessions, self.products, _REACH)
         # Variables and not constants: a GraphDef may not exceed 2 GB.
-        self.follower_ids = tf.Variable(ids, trainable=False, name="follower_ids")
-        self.follower_shares = tf.Variable(shares, trainable=False, name="follower_shares")
-        self.neighbours = tf.Variable(DEFAULT_BLEND.neighbours, trainable=False, name="neighbours")
-        self.revisit = tf.Variable(DEFAULT_BLEND.revisit, trainable=False, name="revisit")
+        self.companions = _table("companions", after + _BACKWARD * after.T)
+        self.followers = _table("followers", transitions(sessions, self.products))
+        mean = vocabulary.counts.mean()
+        popularity = np.log1p(np.concatenate([[0], vocabulary.counts]) / mean).astype(np.float32)
+        self.popularity = tf.Variable(popularity, trainable=False, name="popularity")
+        self.gate = tf.Variable(DEFAULT_BLEND.weights, trainable=False, name="gate")
 
     def set_blend(self, blend: Blend) -> None:
-        """Sets the shares that `__call__` uses."""
-        self.neighbours.assign(blend.neighbours)
-        self.revisit.assign(blend.revisit)
+        """Sets the gate that `__call__` uses."""
+        self.gate.assign(blend.weights)
 
     def __call__(self, history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        """Returns blended probabilities.
+        """Returns the mixture's probabilities.
 
-        The softmax is the only pass over the catalogue, and the priors are added into it where they have
-        weight. Looking for the best among the softmax's and the priors' candidates instead needs no such
+        The softmax is the only pass over the catalogue, and the counts are added into it where they have
+        weight. Looking for the best among the softmax's and the counts' candidates instead needs no such
         adding, but a sort of the candidates to sum those named twice, and took up to twice as long.
 
         Args:
@@ -85,55 +76,84 @@ class Recommender(tf.Module):
         Returns:
             float32 [batch, products + 1]; rows of length 0 mean nothing.
         """
-        dense = self.dense_share() * tf.nn.softmax(self.network(history, lengths))
-        ids, weights = self.sparse(history, lengths)
-        return tf.tensor_scatter_nd_add(dense, cells(ids), weights)
+        items = latest(history, lengths)
+        shares = tf.nn.softmax(tf.matmul(self.features(items, lengths), self.gate))
+        dense = shares[:, :1] * tf.nn.softmax(self.network(history, lengths))
+        candidates = self.candidates(items)
+        ids = tf.concat([ids for ids, _ in candidates], axis=1)
+        weights = [shares[:, n : n + 1] * weights for n, (_, weights) in enumerate(candidates, start=1)]
+        return tf.tensor_scatter_nd_add(dense, cells(ids), tf.concat(weights, axis=1))
 
     def network(self, history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns the network's logits, float32 [batch, products + 1]; arguments as in `__call__`."""
         return self.next_item.last_logits(history, lengths)
 
-    def dense_share(self) -> tf.Tensor:
-        """Returns the share of the network's softmax, a scalar."""
-        return (1.0 - self.revisit) * (1.0 - self.neighbours)
+    def look_at(
+        self, history: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the gate is fitted to; arguments as in `__call__`, targets int32 [batch].
 
-    def sparse(self, history: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what the priors add to the network's share; arguments as in `__call__`.
+        Returns:
+            Features [batch, features] and each component's probability of the target [batch, components].
+        """
+        items = latest(history, lengths)
+        network = tf.gather(tf.nn.softmax(self.network(history, lengths)), targets, batch_dims=1)
+        counted = [
+            tf.reduce_sum(tf.where(ids == targets[:, None], weights, 0.0), axis=1)
+            for ids, weights in self.candidates(items)
+        ]
+        return self.features(items, lengths), tf.stack([network, *counted], axis=1)
+
+    def features(self, items: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        """Returns what the gate looks at, float32 [batch, features], in the order of `blend.FEATURES`.
+
+        Args:
+            items: From `latest`.
+            lengths: Known ids per row, int32 [batch].
+        """
+        same = (items[:, :, None] == items[:, None, :]) & (items[:, :, None] > 0)
+        earlier = tf.linalg.band_part(tf.cast(same, tf.int32), -1, 0) - tf.linalg.band_part(
+            tf.cast(same, tf.int32), 0, 0
+        )
+        repeats = tf.math.count_nonzero(tf.reduce_sum(earlier, axis=2), axis=1, dtype=tf.int32)
+        columns = [
+            tf.ones_like(lengths),
+            tf.math.log1p(tf.cast(lengths, tf.float32)) - 1.0,
+            lengths <= 1,
+            tf.gather(self.popularity, items[:, 0]),
+            tf.math.log1p(tf.cast(repeats, tf.float32)),
+        ]
+        return tf.stack([tf.cast(column, tf.float32) for column in columns], axis=1)
+
+    def candidates(self, items: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """Returns ids and weights of companions, followers and own items.
+
+        Args:
+            items: From `latest`.
 
         Returns:
             Ids int32 and weights float32, each [batch, candidates]. An id may come more than once; 0 means
-            none, and has no weight.
+            none, and has no weight. Weights sum to 1, or to 0 without evidence, which leaves the ranking to
+            the others.
         """
-        (followed, follow), (items, own) = self._priors(history, lengths)
-        weights = [(1.0 - self.revisit) * self.neighbours * follow, self.revisit * own]
-        return tf.concat([followed, items], axis=1), tf.concat(weights, axis=1)
-
-    def components(self, history: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the network's, followers' and own items' distributions, each [batch, products + 1].
-
-        A prior without evidence is all zeros, which leaves the ranking to the others.
-        """
-        network = tf.nn.softmax(self.network(history, lengths))
-        follow, own = (
-            tf.scatter_nd(cells(ids), weights, tf.shape(network))
-            for ids, weights in self._priors(history, lengths)
-        )
-        return network, follow, own
-
-    def _priors(
-        self, history: tf.Tensor, lengths: tf.Tensor
-    ) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-        """Returns ids and weights of followers and of own items; weights sum to 1, or 0 without evidence."""
-        ago = tf.range(_LOOK_BACK, dtype=tf.int32)[None, :]
-        place = lengths[:, None] - 1 - ago
-        items = tf.gather(history, tf.maximum(place, 0), batch_dims=1) * tf.cast(place >= 0, tf.int32)
-        present = tf.cast(items > 0, tf.float32)
-        recency = tf.cast(ago, tf.float32)
-        follow = (_FOLLOWER_DECAY**recency * present)[:, :, None] * tf.gather(self.follower_shares, items)
-        own = _REVISIT_DECAY**recency * present * tf.cast(items != items[:, :1], tf.float32)
         batch = tf.shape(items)[0]
-        followed = tf.reshape(tf.gather(self.follower_ids, items), [batch, -1])
-        return (followed, _distribution(tf.reshape(follow, [batch, -1]))), (items, _distribution(own))
+        present = tf.cast(items > 0, tf.float32)
+        ago = tf.range(_LOOK_BACK, dtype=tf.float32)
+        ids, weights = (tf.gather(column, items) for column in self.companions)
+        near = (_COMPANION_DECAY**ago * present)[:, :, None] * weights
+        own = _OWN_DECAY**ago * present * tf.cast(items != items[:, :1], tf.float32)
+        following, rates = (tf.gather(column, items[:, 0]) for column in self.followers)
+        return [
+            (tf.reshape(ids, [batch, -1]), _distribution(tf.reshape(near, [batch, -1]))),
+            (following, rates),
+            (items, _distribution(own)),
+        ]
+
+
+def latest(history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """Returns the latest known ids, the viewed one first, 0 where there are no more, [batch, look back]."""
+    place = lengths[:, None] - 1 - tf.range(_LOOK_BACK, dtype=tf.int32)
+    return tf.gather(history, tf.maximum(place, 0), batch_dims=1) * tf.cast(place >= 0, tf.int32)
 
 
 def _distribution(weights: tf.Tensor) -> tf.Tensor:
@@ -146,21 +166,21 @@ def cells(ids: tf.Tensor) -> tf.Tensor:
     return tf.stack([rows, ids], axis=-1)
 
 
-def mix(parts: tuple[tf.Tensor, tf.Tensor, tf.Tensor], neighbours: Any, revisit: Any) -> tf.Tensor:
-    """Returns the mixture of `Recommender.components`, [batch, products + 1]."""
-    network, follow, own = parts
-    return (1.0 - revisit) * ((1.0 - neighbours) * network + neighbours * follow) + revisit * own
+def _table(name: str, counts: sp.spmatrix) -> tuple[tf.Variable, tf.Variable]:
+    """Returns each row's likeliest columns and their shares of it, int32 and float32 [rows, width]."""
+    ids, shares = likeliest(counts)
+    return (
+        tf.Variable(ids, trainable=False, name=f"{name}_ids"),
+        tf.Variable(shares, trainable=False, name=f"{name}_shares"),
+    )
 
 
-def followers(train: Sessions, products: int) -> tuple[Any, Any]:
-    """Returns each product's likeliest companions, those that came after it counting more.
+def likeliest(counts: sp.spmatrix) -> tuple[Any, Any]:
+    """Returns ids int32 and shares float32 of each row's largest counts, [rows, width].
 
-    Returns:
-        int32 ids and float32 shares, [products + 1, width]; a row's shares sum to at most 1, 0 pads.
+    A row's shares sum to at most 1, less where it has more columns than are kept; 0 pads.
     """
-    after = transitions(train, products, _REACH)
-    together = (after + _BACKWARD * after.T).tocsr()
-    totals = np.asarray(together.sum(axis=1)).ravel()
-    shares = sp.diags(1.0 / np.maximum(totals, 1e-12)) @ together
-    ids, values = best_columns(shares.tocsr(), min(_WIDTH, products))
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    shares = (sp.diags(1.0 / np.maximum(totals, 1e-12)) @ counts).tocsr()
+    ids, values = best_columns(shares, min(_WIDTH, counts.shape[1] - 1))
     return ids, values.astype(np.float32)

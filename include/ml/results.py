@@ -63,7 +63,7 @@ def score_test_set(exported: Exported, corpus: Corpus, queries: Queries) -> Scor
     known = pa.array(corpus.vocabulary.skus, pa.string())
     places = pc.index_in(pa.array(skus.ravel(), pa.string()), known).fill_null(-1).to_numpy()
     lists = (places + 1).astype(np.int32).reshape(skus.shape)
-    baselines = recommend_all(corpus.train, len(corpus.vocabulary), queries, LIST_LENGTH)
+    baselines = recommend_all(corpus.learned, len(corpus.vocabulary), queries, LIST_LENGTH)
     return Scored(queries, prefixes, spans, skus, scores, lists, baselines)
 
 

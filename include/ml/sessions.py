@@ -34,11 +34,11 @@ class SnapshotError(Exception):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The products that training sessions hold; id 0 means padding or unknown, ids start at 1.
+    """The products that sessions to learn from hold; id 0 means padding or unknown, ids start at 1.
 
     Attributes:
         skus: Object array [products]; `skus[i]` has id `i + 1`. Most frequent first, ties by SKU.
-        counts: Interactions in the training sessions, [products].
+        counts: Interactions in those sessions, [products].
     """
 
     skus: npt.NDArray[np.object_]
@@ -64,7 +64,7 @@ class Sessions:
     Attributes:
         session_ids: Arrow text [sessions].
         offsets: [sessions + 1], from 0.
-        ids: Vocabulary ids [interactions], 0 where training never saw the product.
+        ids: Vocabulary ids [interactions], 0 for a product that is not in the vocabulary.
         codes: Rows of `Corpus.universe` [interactions]; names unknown products too.
     """
 
@@ -92,6 +92,7 @@ class Corpus:
     """A snapshot in memory.
 
     Attributes:
+        vocabulary: The products of the training and validation sessions.
         universe: Every SKU of any split, object array.
     """
 
@@ -101,6 +102,17 @@ class Corpus:
     train: Sessions
     validation: Sessions
     test: Sessions
+
+    @property
+    def learned(self) -> Sessions:
+        """Training and validation sessions in one, in time order."""
+        before, after = self.train, self.validation
+        return Sessions(
+            pa.concat_arrays([before.session_ids, after.session_ids]),
+            np.concatenate([before.offsets, before.offsets[-1] + after.offsets[1:]]),
+            np.concatenate([before.ids, after.ids]),
+            np.concatenate([before.codes, after.codes]),
+        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,8 @@ def load(root: Path) -> Corpus:
     # A split's uncollapsed codes are let go before the next is read.
     cleaned = [_collapse(_read_split(root, name, listed, manifest, universe)) for name in SPLITS]
     skus = np.asarray(universe.skus.to_numpy(zero_copy_only=False), dtype=object)
-    vocabulary, lookup = _vocabulary(universe.skus, skus, cleaned[0][2])
+    learned = np.concatenate([cleaned[0][2], cleaned[1][2]])
+    vocabulary, lookup = _vocabulary(universe.skus, skus, learned)
     train, validation, test = (Sessions(ids, off, lookup[part], part) for ids, off, part in cleaned)
     for name, sessions in (("train", train), ("test", test)):
         if len(sessions) == 0:
@@ -293,9 +306,9 @@ def _collapse(split: _Split) -> tuple[pa.Array, Ints, Ids]:
 
 
 def _vocabulary(
-    dictionary: pa.Array, universe: npt.NDArray[np.object_], train_codes: Ids
+    dictionary: pa.Array, universe: npt.NDArray[np.object_], codes: Ids
 ) -> tuple[Vocabulary, Ids]:
-    counts = np.bincount(train_codes, minlength=len(universe))
+    counts = np.bincount(codes, minlength=len(universe))
     alphabetical = np.empty(len(universe), np.int64)
     alphabetical[pc.sort_indices(dictionary).to_numpy()] = np.arange(len(universe))
     order = np.lexsort((alphabetical, -counts))

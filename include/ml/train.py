@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,17 +38,13 @@ import queries as protocol
 import sessions as snapshots
 import tracking
 from export import Exported, Server, save
-from model import NextItem
-from recommender import Blend, Recommender
+from learning import Learned, Learner, blend_report, build_network
 from results import Scored, score_test_set, smoke_cases, write_evaluation, write_json
-from validate import choose_blend
+from validate import Choice
 
-_VALIDATION_QUERIES = 5_000
 _TEST_QUERIES = 50_000
 _CHECKPOINTS = Path("/opt/ml/checkpoints")
 _TERMINATED = 143  # what a shell reports of a process that SIGTERM ended
-# They change neither what is learned nor when training ends.
-_BESIDE_LEARNING = {"checkpoint_seconds", "tracking", "top_k"}
 
 
 class UsageError(Exception):
@@ -111,7 +107,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         UsageError: An argument is unknown or out of bounds.
     """
     parser = _Parser(description="Trains a next-item model on a snapshot.")
-    parser.add_argument("--epochs", type=_whole(1, 1000), default=10)
+    parser.add_argument("--epochs", type=_whole(1, 1000), default=8)
     parser.add_argument("--batch-size", type=_whole(1, 65_536), default=64)
     parser.add_argument("--embedding-dim", type=_whole(2, 2048), default=128)
     parser.add_argument("--learning-rate", type=_number(0.0), default=0.005)
@@ -119,6 +115,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-length", type=_whole(1, protocol.WINDOW), default=50)
     parser.add_argument("--seed", type=_whole(0, 2**31 - 1), default=42)
     parser.add_argument("--architecture", choices=("gru", "attention"), default="gru")
+    parser.add_argument("--shortcuts", type=_whole(0, 10), default=3)
+    parser.add_argument("--label-smoothing", type=_number(0.0, 0.9), default=0.2)
+    parser.add_argument("--negatives", type=_whole(1, 65_536), default=2048)
+    parser.add_argument("--full-softmax-products", type=_whole(0, 10_000_000), default=8_000)
+    parser.add_argument(
+        "--refit", choices=("on", "off"), default="on", help="learn from validation sessions, too"
+    )
     parser.add_argument("--embedding-dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--top-k", type=_whole(20, 50), default=50)
     parser.add_argument("--max-seconds", type=_number(0.0), default=0.0, help="0: no limit")
@@ -167,23 +170,32 @@ def _run(
         _say("cluster", workers=cluster.workers, replicas=cluster.shares.total, chief=cluster.is_chief)
     tracker.parameters({**vars(arguments), "snapshot_id": corpus.manifest.get("snapshot_id")})
 
-    network, progress = learn(arguments, corpus, cluster, folders.checkpoints, tracker)
-    if not cluster.is_chief:
+    learned = Learner(
+        arguments,
+        corpus,
+        cluster,
+        folders.checkpoints,
+        versions(),
+        _reporter(tracker),
+        _announce_choice,
+        _note,
+    ).learn()
+    if learned is None:
         _note("the chief goes on alone")
         return
-    recommender, blend = blended(arguments, corpus, network)
     training = {
-        "sessions": len(corpus.train),
-        "interactions": len(corpus.train.ids),
+        "sessions": len(learned.sessions),
+        "interactions": len(learned.sessions.ids),
         "products": products,
-        "seconds": round(max(progress.seconds, time.monotonic() - started), 3),
+        "epochs": learned.epochs,
+        "seconds": round(max(learned.seconds, time.monotonic() - started), 3),
     }
-    exported = export_model(arguments, folders, corpus, recommender, blend)
+    exported = export_model(arguments, folders, corpus, learned)
     scored = score_test_set(exported, corpus, protocol.build(corpus.test, _TEST_QUERIES, arguments.seed))
     report = {
         **scored.summary(products),
-        "history": progress.history,
-        "blend": {"neighbours": blend.neighbours, "revisit": blend.revisit},
+        "history": learned.history,
+        "blend": blend_report(learned.choice),
         "seed": arguments.seed,
         "versions": versions(),
         "hyperparameters": vars(arguments),
@@ -195,94 +207,31 @@ def _run(
     _announce(report, scored, started)
 
 
-def learn(
-    arguments: argparse.Namespace,
-    corpus: snapshots.Corpus,
-    cluster: clusters.Cluster,
-    checkpoint_folder: Path | None,
-    tracker: tracking.Tracker,
-) -> tuple[NextItem, checkpoints.Progress]:
-    """Trains, and returns the best network in float32 outside of any strategy: what can be exported."""
-    products = len(corpus.vocabulary)
-    precision = accelerate.choose_precision(arguments.precision)
-    with cluster.strategy.scope(), accelerate.dtype_policy(precision):
-        network = _network(arguments, products)
-    validation = protocol.build(corpus.validation, _VALIDATION_QUERIES, arguments.seed)
-    options = fit.Options(
-        arguments.epochs,
-        arguments.batch_size,
-        arguments.learning_rate,
-        arguments.max_length,
-        arguments.seed,
-        arguments.max_seconds,
-    )
-    kept = None
-    if checkpoint_folder is not None:
-        learned = {name: value for name, value in vars(arguments).items() if name not in _BESIDE_LEARNING}
-        run_digest = checkpoints.digest(
-            files=[entry["sha256"] for entry in corpus.manifest["files"]],
-            vocabulary=corpus.vocabulary.sha256(),
-            hyperparameters={**learned, "precision": precision},
-            versions=versions(),
-        )
-        kept = checkpoints.Checkpoints(checkpoint_folder, run_digest, arguments.checkpoint_seconds, _note)
+def _reporter(tracker: tracking.Tracker) -> Callable[[str, int, checkpoints.Epoch], None]:
+    def report(phase: str, epochs: int, row: checkpoints.Epoch) -> None:
+        values = {name: value for name, value in row.items() if name != "epoch" and value is not None}
+        _say(f"{phase}={row['epoch']}/{epochs}", **values)
+        if phase == "epoch":
+            tracker.metrics(values, int(row["epoch"] or 0))
 
-    def report(row: checkpoints.Epoch) -> None:
-        values = {name: value for name, value in row.items() if name != "epoch"}
-        _say(f"epoch={row['epoch']}/{arguments.epochs}", **values)
-        tracker.metrics(values, int(row["epoch"] or 0))
-
-    progress = fit.train(
-        network,
-        corpus.train,
-        validation,
-        products,
-        options,
-        report,
-        cluster=cluster,
-        checkpoints=kept,
-        say=_note,
-    )
-    trained = _network(arguments, products)
-    trained.set_weights(network.get_weights())
-    return trained, progress
+    return report
 
 
-def blended(
-    arguments: argparse.Namespace, corpus: snapshots.Corpus, network: NextItem
-) -> tuple[Recommender, Blend]:
-    """Adds the priors to the network, in the shares that are best on validation sessions."""
-    recommender = Recommender(network, corpus.train, len(corpus.vocabulary))
-    validation = protocol.build(corpus.validation, _VALIDATION_QUERIES, arguments.seed)
-    blend, reached = choose_blend(recommender, validation)
-    recommender.set_blend(blend)
+def _announce_choice(choice: Choice) -> None:
     # The last word on validation, of what is exported: a tuning job compares its trials by it.
-    _say("blend", neighbours=blend.neighbours, revisit=blend.revisit, **{"val_mrr@20": reached})
-    return recommender, blend
-
-
-def _network(arguments: argparse.Namespace, products: int, embedding_dtype: str = "float32") -> NextItem:
-    return NextItem(
-        arguments.architecture,
-        products,
-        arguments.embedding_dim,
-        arguments.dropout,
-        protocol.WINDOW,
-        embedding_dtype,
-    )
+    _say("blend", **choice.shares, **choice.reached)
 
 
 def export_model(
     arguments: argparse.Namespace,
     folders: Folders,
     corpus: snapshots.Corpus,
-    recommender: Recommender,
-    blend: Blend,
+    learned: Learned,
 ) -> Exported:
     """Writes the model folder and returns the export read back from it."""
-    version = folders.model / "1"
+    version, recommender = folders.model / "1", learned.recommender
     if arguments.embedding_dtype != "float32":
-        stored = _network(arguments, recommender.products, arguments.embedding_dtype)
+        stored = build_network(arguments, recommender.products, arguments.embedding_dtype)
         stored.set_weights(recommender.next_item.get_weights())
         recommender.next_item = stored
     save(Server(recommender, corpus.vocabulary, arguments.max_length, arguments.top_k), version)
@@ -295,7 +244,7 @@ def export_model(
             "snapshot_id": corpus.manifest.get("snapshot_id"),
             "vocabulary": {"size": len(corpus.vocabulary), "sha256": corpus.vocabulary.sha256()},
             "hyperparameters": vars(arguments),
-            "blend": {"neighbours": blend.neighbours, "revisit": blend.revisit},
+            "blend": blend_report(learned.choice),
             "versions": versions(),
         },
     )

@@ -1,47 +1,65 @@
-"""What decides on validation sessions: the network's own metrics, and the blend's two shares."""
+"""What is decided on validation sessions: when to stop, and the blend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
+from blend import COMPONENTS, FEATURES, Blend, fit_blend
 from evaluate import LIST_LENGTH, at_cutoff
 from model import NextItem
 from queries import Queries
-from recommender import BLENDS, DEFAULT_BLEND, Blend, Recommender, mix
+from recommender import Recommender
 from sessions import Ids, Ints
 
 _SCORED = 256  # validation queries scored at a time
 
 
-def choose_blend(recommender: Recommender, validation: Queries) -> tuple[Blend, float | None]:
-    """Returns the shares with the best validation MRR, and that MRR; without a query the default, and None.
+@dataclass(frozen=True)
+class Choice:
+    """A blend and how it did on validation sessions.
 
-    Ties go to the earlier, which is the one with smaller priors.
+    Attributes:
+        shares: Mean share of each component over the validation queries.
+        reached: Metrics of the mixture, `val_mrr@20` and `val_hit_rate@20`; None without queries.
     """
-    if len(validation) == 0:
-        return DEFAULT_BLEND, None
-    components = tf.function(recommender.components, reduce_retracing=True)
-    place = np.zeros((len(BLENDS), len(validation)), np.int64)
-    for rows, history, lengths, viewed, targets in _slices(validation):
-        parts = components(history, lengths)
-        for number, blend in enumerate(BLENDS):
-            scores = mix(parts, blend.neighbours, blend.revisit)
-            place[number, rows] = target_ranks(scores, viewed, targets).numpy()
-    key = f"mrr@{LIST_LENGTH}"
-    reached = [at_cutoff(np.where(validation.targets > 0, row, 0), LIST_LENGTH)[key] for row in place]
-    chosen = int(np.argmax(reached))
-    return BLENDS[chosen], reached[chosen]
+
+    blend: Blend
+    shares: dict[str, float]
+    reached: dict[str, float | None]
+
+
+def choose_blend(recommender: Recommender, validation: Queries) -> Choice:
+    """Fits the blend to validation sessions and sets it; the default where there are none."""
+    features = np.zeros((len(validation), len(FEATURES)))
+    expected = np.zeros((len(validation), len(COMPONENTS)))
+    look = tf.function(recommender.look_at, reduce_retracing=True)
+    for rows, history, lengths, _, targets in _slices(validation):
+        seen, probabilities = look(history, lengths, targets)
+        features[rows], expected[rows] = seen.numpy(), probabilities.numpy()
+    # Nobody can expect an unknown product, and what is being viewed is never recommended.
+    askable = (validation.targets > 0) & (validation.targets != validation.viewed)
+    blend = fit_blend(features[askable], expected[askable])
+    recommender.set_blend(blend)
+    shares = blend.shares(features) if len(features) else {}
+    return Choice(blend, shares, _reached(recommender, validation))
 
 
 def validation_metrics(network: NextItem, validation: Queries) -> dict[str, float | None]:
     """Returns `val_mrr@20` and `val_hit_rate@20` of the network alone; None without validation queries."""
+    return _reached(network.last_logits, validation)
+
+
+def _reached(
+    scores_of: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], validation: Queries
+) -> dict[str, float | None]:
     names = (f"mrr@{LIST_LENGTH}", f"hit_rate@{LIST_LENGTH}")
     if len(validation) == 0:
         return {f"val_{name}": None for name in names}
-    score = tf.function(network.last_logits, reduce_retracing=True)
+    score = tf.function(scores_of, reduce_retracing=True)
     place = np.zeros(len(validation), np.int64)
     for rows, history, lengths, viewed, targets in _slices(validation):
         place[rows] = target_ranks(score(history, lengths), viewed, targets).numpy()

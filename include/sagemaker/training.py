@@ -24,7 +24,7 @@ METRIC_DEFINITIONS = (
     {"Name": "train:loss", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?\bloss={_NUMBER}"},
     {"Name": "validation:mrr@20", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?val_mrr@20={_NUMBER}"},
     {"Name": "validation:hit_rate@20", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?val_hit_rate@20={_NUMBER}"},
-    {"Name": FINAL_METRIC, "Regex": rf"\bblend neighbours=.*?val_mrr@20={_NUMBER}"},
+    {"Name": FINAL_METRIC, "Regex": rf"\bblend network=.*?val_mrr@20={_NUMBER}"},
     {
         "Name": "train:interactions_per_second",
         "Regex": rf"epoch=[0-9]+/[0-9]+ .*?interactions_per_second={_NUMBER}",

@@ -1,0 +1,180 @@
+"""From sessions to a recommender: choose on validation sessions, then learn again with them.
+
+A shop's latest days are its most telling ones. Held back, they choose the number of epochs and the blend;
+after that the network is trained anew, and companions and followers are counted, with them included.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import accelerate
+import checkpoints
+import fit
+import queries as protocol
+from checkpoints import Epoch, Progress
+from cluster import Cluster
+from evaluate import LIST_LENGTH
+from model import NextItem
+from queries import Queries
+from recommender import Recommender
+from sessions import Corpus, Sessions
+from validate import Choice, choose_blend
+
+_VALIDATION_QUERIES = 5_000
+# Options that change what is done around learning, and not what is learned.
+_BESIDE_LEARNING = frozenset({"checkpoint_seconds", "embedding_dtype", "top_k", "tracking"})
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What is exported, and how it came about.
+
+    Attributes:
+        recommender: Network, counts and blend.
+        choice: The blend and what it reached on validation sessions.
+        history: Learning curve of the run that was validated.
+        sessions: What the recommender has learned from.
+        epochs: Epochs of the exported network.
+        seconds: Spent in training loops, those of an interrupted job included.
+    """
+
+    recommender: Recommender
+    choice: Choice
+    history: list[Epoch]
+    sessions: Sessions
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One job's learning.
+
+    Attributes:
+        arguments: Hyper-parameters, from `train.parse`.
+        corpus: The snapshot.
+        cluster: Who trains together.
+        checkpoint_folder: Where to go on from, None for nowhere.
+        versions: Of the libraries, which checkpoints depend on.
+        report: Called by the chief with "epoch" or "refit", the number of epochs and each epoch's row.
+        announce: Called by the chief with the choice.
+        note: Called with remarks.
+    """
+
+    arguments: argparse.Namespace
+    corpus: Corpus
+    cluster: Cluster
+    checkpoint_folder: Path | None
+    versions: dict[str, str]
+    report: Callable[[str, int, Epoch], None]
+    announce: Callable[[Choice], None]
+    note: Callable[[str], None]
+
+    def learn(self) -> Learned | None:
+        """Chooses and learns; None in processes other than the chief's.
+
+        Raises:
+            fit.DivergedError: Training failed.
+            fit.StoppedError: SIGTERM came.
+        """
+        corpus, validation = self.corpus, self._validation(_VALIDATION_QUERIES)
+        refits = self.arguments.refit == "on" and len(validation) > 0
+        network, progress = self._fit("epoch", corpus.train, validation, self.arguments.epochs, refits)
+        recommender = Recommender(network, corpus.train, corpus.vocabulary)
+        choice = choose_blend(recommender, validation) if self.cluster.is_chief else None
+        if choice:
+            self.announce(choice)
+        epochs, seconds, learned = len(progress.history), progress.seconds, corpus.train
+        if refits:
+            epochs = int(self.cluster.from_chief(_best_epoch(progress.history)))
+            network, again = self._fit("refit", corpus.learned, self._validation(0), epochs, refits)
+            recommender = Recommender(network, corpus.learned, corpus.vocabulary)
+            seconds, learned = seconds + again.seconds, corpus.learned
+        if choice is None:
+            return None
+        recommender.set_blend(choice.blend)
+        return Learned(recommender, choice, progress.history, learned, epochs, seconds)
+
+    def _validation(self, limit: int) -> Queries:
+        """Returns queries of validation sessions; only products of training sessions are known in them."""
+        met = np.bincount(self.corpus.train.ids, minlength=len(self.corpus.vocabulary) + 1) > 0
+        sessions = self.corpus.validation
+        sessions = replace(sessions, ids=np.where(met[sessions.ids], sessions.ids, 0).astype(np.int32))
+        return protocol.build(sessions, limit, self.arguments.seed)
+
+    def _fit(
+        self, phase: str, sessions: Sessions, validation: Queries, epochs: int, shares_time: bool
+    ) -> tuple[NextItem, Progress]:
+        """Trains, and returns the best network in float32 outside of any strategy: what can be exported."""
+        arguments, products = self.arguments, len(self.corpus.vocabulary)
+        precision = accelerate.choose_precision(arguments.precision)
+        with self.cluster.strategy.scope(), accelerate.dtype_policy(precision):
+            network = build_network(arguments, products)
+        progress = fit.train(
+            network,
+            sessions,
+            validation,
+            self.corpus.vocabulary,
+            fit.Options(
+                epochs=epochs,
+                batch_size=arguments.batch_size,
+                learning_rate=arguments.learning_rate,
+                max_length=arguments.max_length,
+                seed=arguments.seed,
+                max_seconds=arguments.max_seconds / 2 if shares_time else arguments.max_seconds,
+                label_smoothing=arguments.label_smoothing,
+                negatives=arguments.negatives,
+                full_softmax_products=arguments.full_softmax_products,
+            ),
+            lambda row: self.report(phase, epochs, row),
+            cluster=self.cluster,
+            checkpoints=self._checkpoints(phase, epochs, precision),
+            say=self.note,
+        )
+        trained = build_network(arguments, products)
+        trained.set_weights(network.get_weights())
+        return trained, progress
+
+    def _checkpoints(self, phase: str, epochs: int, precision: str) -> checkpoints.Checkpoints | None:
+        if self.checkpoint_folder is None:
+            return None
+        shaping = {name: kept for name, kept in vars(self.arguments).items() if name not in _BESIDE_LEARNING}
+        digest = checkpoints.digest(
+            files=[entry["sha256"] for entry in self.corpus.manifest["files"]],
+            vocabulary=self.corpus.vocabulary.sha256(),
+            hyperparameters={**shaping, "precision": precision, "phase": phase, "epochs": epochs},
+            versions=self.versions,
+        )
+        seconds = self.arguments.checkpoint_seconds
+        return checkpoints.Checkpoints(self.checkpoint_folder, digest, seconds, self.note)
+
+
+def build_network(arguments: argparse.Namespace, products: int, embedding_dtype: str = "float32") -> NextItem:
+    """Returns an untrained network of the job's hyper-parameters."""
+    return NextItem(
+        arguments.architecture,
+        products,
+        arguments.embedding_dim,
+        arguments.dropout,
+        protocol.WINDOW,
+        arguments.shortcuts,
+        embedding_dtype,
+    )
+
+
+def blend_report(choice: Choice) -> dict[str, object]:
+    """Returns the choice as JSON: mean shares, the gate's weights, and what it reached."""
+    weights = [[round(float(value), 6) for value in row] for row in choice.blend.weights]
+    return {"shares": choice.shares, "weights": weights, **choice.reached}
+
+
+def _best_epoch(history: list[Epoch]) -> int:
+    """Returns the number of epochs after which the validation MRR was highest; 0 in all but the chief."""
+    reached = [row[f"val_mrr@{LIST_LENGTH}"] or 0.0 for row in history]
+    return reached.index(max(reached)) + 1 if reached else 0
