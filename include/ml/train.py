@@ -258,9 +258,11 @@ def blended(
 ) -> tuple[Recommender, Blend]:
     """Adds the priors to the network, in the shares that are best on validation sessions."""
     recommender = Recommender(network, corpus.train, len(corpus.vocabulary))
-    blend = choose_blend(recommender, protocol.build(corpus.validation, _VALIDATION_QUERIES, arguments.seed))
+    validation = protocol.build(corpus.validation, _VALIDATION_QUERIES, arguments.seed)
+    blend, reached = choose_blend(recommender, validation)
     recommender.set_blend(blend)
-    _say("blend", neighbours=blend.neighbours, revisit=blend.revisit)
+    # The last word on validation, of what is exported: a tuning job compares its trials by it.
+    _say("blend", neighbours=blend.neighbours, revisit=blend.revisit, **{"val_mrr@20": reached})
     return recommender, blend
 
 

@@ -16,13 +16,13 @@ from sessions import Ids, Ints
 _SCORED = 256  # validation queries scored at a time
 
 
-def choose_blend(recommender: Recommender, validation: Queries) -> Blend:
-    """Returns the shares with the best validation MRR; the default where there is no validation query.
+def choose_blend(recommender: Recommender, validation: Queries) -> tuple[Blend, float | None]:
+    """Returns the shares with the best validation MRR, and that MRR; without a query the default, and None.
 
     Ties go to the earlier, which is the one with smaller priors.
     """
     if len(validation) == 0:
-        return DEFAULT_BLEND
+        return DEFAULT_BLEND, None
     components = tf.function(recommender.components, reduce_retracing=True)
     place = np.zeros((len(BLENDS), len(validation)), np.int64)
     for rows, history, lengths, viewed, targets in _slices(validation):
@@ -32,7 +32,8 @@ def choose_blend(recommender: Recommender, validation: Queries) -> Blend:
             place[number, rows] = target_ranks(scores, viewed, targets).numpy()
     key = f"mrr@{LIST_LENGTH}"
     reached = [at_cutoff(np.where(validation.targets > 0, row, 0), LIST_LENGTH)[key] for row in place]
-    return BLENDS[int(np.argmax(reached))]
+    chosen = int(np.argmax(reached))
+    return BLENDS[chosen], reached[chosen]
 
 
 def validation_metrics(network: NextItem, validation: Queries) -> dict[str, float | None]:

@@ -12,6 +12,8 @@ from include.sagemaker.source import ENTRY_POINT
 CHANNEL = "snapshot"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 VOLUME_GB = 50
+# Of the model that is exported. The curve's last value is no measure of it: the best epoch is kept.
+FINAL_METRIC = "validation:final_mrr@20"
 CHECKPOINTS = "/opt/ml/checkpoints"  # where train.py looks for them
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
@@ -22,6 +24,7 @@ METRIC_DEFINITIONS = (
     {"Name": "train:loss", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?\bloss={_NUMBER}"},
     {"Name": "validation:mrr@20", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?val_mrr@20={_NUMBER}"},
     {"Name": "validation:hit_rate@20", "Regex": rf"epoch=[0-9]+/[0-9]+ .*?val_hit_rate@20={_NUMBER}"},
+    {"Name": FINAL_METRIC, "Regex": rf"\bblend neighbours=.*?val_mrr@20={_NUMBER}"},
     {
         "Name": "train:interactions_per_second",
         "Regex": rf"epoch=[0-9]+/[0-9]+ .*?interactions_per_second={_NUMBER}",

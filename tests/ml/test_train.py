@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
 
 import train
-from include.sagemaker.training import METRIC_DEFINITIONS
+from include.sagemaker.training import FINAL_METRIC, METRIC_DEFINITIONS
 
 DATA = Path(
     os.environ.get(
@@ -75,7 +75,9 @@ def test_sagemaker_finds_every_metric_in_every_line(trained: tuple[Path, str]) -
         "validation:hit_rate@20": "val_hit_rate@20",
         "train:interactions_per_second": "interactions_per_second",
     }
-    assert set(found) == set(columns) == {definition["Name"] for definition in METRIC_DEFINITIONS}
+    assert set(found) == {definition["Name"] for definition in METRIC_DEFINITIONS}
+    assert set(found) == {*columns, FINAL_METRIC}
+    assert len(found[FINAL_METRIC]) == 1
     for name, column in columns.items():
         # Nothing but the learning curve is found: a line of another kind would add a value.
         assert found[name] == pytest.approx([row[column] for row in report["history"]], abs=5e-5), name
