@@ -141,22 +141,19 @@ def _wait_for(folder: Path, number: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("architecture", ["gru", "attention"])
 def test_killed_anywhere_a_job_ends_as_if_nothing_had_happened(
-    architecture: str,
     tmp_path: Path,
     planted: Path,
     train_py: Callable[..., Any],
     started_train_py: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    arguments = (*ARGUMENTS, "--architecture", architecture)
-    through = train_py(planted, tmp_path / "through", *arguments)
+    through = train_py(planted, tmp_path / "through", *ARGUMENTS)
     assert through.returncode == 0, through.stderr
     folder = tmp_path / "checkpoints"
     variables = {"PMS_CHECKPOINT_DIR": str(folder)}
     # In the first epoch, in the second, and with a notice in the third.
     for number, notice in ((20, signal.SIGKILL), (110, signal.SIGKILL), (190, signal.SIGTERM)):
-        with started_train_py(planted, tmp_path / "killed", *arguments, **variables) as process:
+        with started_train_py(planted, tmp_path / "killed", *ARGUMENTS, **variables) as process:
             _wait_for(folder, number)
             process.send_signal(notice)
             _, stderr = process.communicate(timeout=60)
@@ -164,7 +161,7 @@ def test_killed_anywhere_a_job_ends_as_if_nothing_had_happened(
         assert not (tmp_path / "killed/model").exists()
         assert not (tmp_path / "killed/output/failure").exists()
     _truncate(max(folder.glob("*.npz")))  # and the disk was full, too
-    resumed = train_py(planted, tmp_path / "killed", *arguments, **variables)
+    resumed = train_py(planted, tmp_path / "killed", *ARGUMENTS, **variables)
     assert resumed.returncode == 0, resumed.stderr
     assert "cannot be used and the one before it is tried" in resumed.stdout
     assert "going on from" in resumed.stdout
@@ -172,7 +169,7 @@ def test_killed_anywhere_a_job_ends_as_if_nothing_had_happened(
     assert _left(tmp_path / "killed") == _left(tmp_path / "through")
 
     # Taken away while it exported: what is learned is not learned again.
-    again = train_py(planted, tmp_path / "again", *arguments, **variables)
+    again = train_py(planted, tmp_path / "again", *ARGUMENTS, **variables)
     assert again.returncode == 0, again.stderr
     assert "epoch=" not in again.stdout
     assert _left(tmp_path / "again") == _left(tmp_path / "through")
