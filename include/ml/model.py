@@ -114,7 +114,7 @@ class NextItem(keras.Model):
         if table.dtype != "float32":
             return self.logits(last)
         # A server's batch: TensorFlow multiplies a large matrix by a few columns faster than a few rows by
-        # a large matrix, by a third at 8 and 16 rows; below and far above it is the other way around.
+        # a large matrix, in two thirds of the time at 8 rows; below and far above it is the other way around.
         rows = tf.shape(last)[0]
         return tf.cond(
             (rows > 4) & (rows <= 64),
