@@ -109,9 +109,7 @@ def build(train: Log, test: Log, products: int, skus: list[str], session_ids: li
     shown = Log(test.items[shown_at], test.times[shown_at], np.concatenate([[0], np.cumsum(lengths)]))
     asked = np.flatnonzero(test.steps > 0)
     last = np.searchsorted(shown_at, asked) - 1  # the last one shown before the interaction asked for
-    is_own = (
-        (last >= 0) & (owners[shown_at[np.maximum(last, 0)]] == owners[asked]) if len(shown_at) else last > 0
-    )
+    is_own = np.append(owners[shown_at], -1)[last] == owners[asked]  # index -1 is the appended one
     return Shop(products, train, test, shown, np.where(is_own, last, -1), skus, session_ids)
 
 

@@ -80,9 +80,8 @@ def write_split(events: Path, folder: Path, options: Options) -> dict[str, Any]:
 
 
 def _read(db: duckdb.DuckDBPyConnection, path: Path, options: Options) -> None:
-    reader = (
-        "read_parquet(?)" if path.suffix == ".parquet" else "read_csv(?, header = true, all_varchar = true)"
-    )
+    options_of_csv = "header = true, all_varchar = true"
+    reader = "read_parquet(?)" if path.suffix == ".parquet" else f"read_csv(?, {options_of_csv})"
     source = f"select * from {reader}"
     try:
         columns = {row[0] for row in db.execute(f"describe {source}", [str(path)]).fetchall()}
@@ -100,7 +99,7 @@ def _read(db: duckdb.DuckDBPyConnection, path: Path, options: Options) -> None:
                 cast({time} as bigint) as time_ms,
                 {f"cast({action} as varchar)" if action in columns else "'detail'"} as action
             from ({source})
-            where {item} is not null and cast({item} as varchar) <> '' and {session} is not null and {kept}""",
+            where coalesce(cast({item} as varchar), '') <> '' and {session} is not null and {kept}""",
         [str(path), list(options.actions)],
     )
     if options.pause_minutes:

@@ -47,15 +47,13 @@ def run(job: Job) -> Answers:
                 hidden = [layer[: len(batch)] for layer in hidden]
                 scores = _step(model, place[shop.shown.items[rows]], hidden)
                 lists[rows, :width] = code[scores.topk(width, dim=1).indices.numpy()]
-        latencies = one_by_one(
-            lambda row: _step(model, place[shop.shown.items[row : row + 1]], _no_history(model, 1)).topk(
-                width
-            ),
-            shop,
-        )
-    return Answers(
-        shop.per_query(lists), fit.wall, fit.cpu, latencies, {"latency": "one step, its state kept"}
-    )
+
+        def answer(row: int) -> object:
+            return _step(model, place[shop.shown.items[row : row + 1]], _no_history(model, 1)).topk(width)
+
+        latencies = one_by_one(answer, shop)
+    notes = {"latency": "one step, the session's state kept"}
+    return Answers(shop.per_query(lists), fit.wall, fit.cpu, latencies, notes)
 
 
 def _no_history(model: Any, sessions: int) -> list[torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import importlib
+import itertools
 import sys
 import time
 
@@ -27,9 +28,7 @@ def run(job: Job) -> Answers:
         model.fit(pd.DataFrame({"SessionId": log.owners, "ItemId": log.items, "Time": log.times}))
     lists, latencies = empty_answers(len(shop.shown.items)), []
     items, times = shop.shown.items.tolist(), shop.shown.times.tolist()
-    for session, (start, stop) in enumerate(
-        zip(shop.shown.offsets[:-1], shop.shown.offsets[1:], strict=True)
-    ):
+    for session, (start, stop) in enumerate(itertools.pairwise(shop.shown.offsets)):
         model.relevant_sessions = set()  # what predict_next does when a session begins
         for row in range(start, stop):
             began = time.perf_counter()
