@@ -1,6 +1,7 @@
 """The offline evaluation of next-item models on one protocol; see docs/evaluation.md.
 
-`split` cuts events into a snapshot folder; `run` measures methods on one, and goes on where it stopped.
+`split` cuts events into a snapshot folder; `run` measures methods on one; what was run
+before, of the same code and settings, is not run again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from bench.measure import ROOT
 from bench.next_item import encode, report, shop
 from bench.next_item.catalogue import METHODS, Method
-from bench.next_item.run import commit_of, machine, run_once
+from bench.next_item.run import commit_of, kept_run, machine, run_once
 from bench.next_item.split import BadEventsError, Options, write_split
 
 
@@ -52,7 +53,7 @@ def _run(given: argparse.Namespace) -> int:
     work: Path = given.work or given.snapshot.with_name(f"{given.snapshot.name}-bench")
     encoded = work / "shop"
     shop.save(data, encoded)
-    chosen = _chosen(given.models, given.ours_args)
+    methods = _methods(given.models, given.ours_args)
     results: dict[str, Any] = {
         "snapshot_id": manifest["snapshot_id"],
         "split": manifest.get("split", {"events": "an exported snapshot"}),
@@ -72,37 +73,39 @@ def _run(given: argparse.Namespace) -> int:
                 "commit": commit_of(given.peers / method.checkout) if method.checkout else "",
                 "settings": method.settings,
             }
-            for method in chosen
+            for method in methods
         },
     }
     runs: dict[str, list[dict[str, Any]]] = {}
-    for method in chosen:
-        seeds = range(42, 42 + (given.seeds if method.draws else 1))
-        runs[method.name] = []
-        for seed in seeds:
-            print(f"==> {method.name}, seed {seed}", flush=True)
-            record = run_once(method, seed, given.snapshot, encoded, given.peers, work)
-            runs[method.name].append(record)
-            if "absent" in record:
+    wanted = given.models.split(",") if given.models else [method.name for method in methods]
+    for method in methods:
+        records: list[dict[str, Any]] = []
+        for seed in range(42, 42 + (given.seeds if method.draws else 1)):
+            record = kept_run(method, seed, given.snapshot, work)
+            if record is None and method.name in wanted:
+                print(f"==> {method.name}, seed {seed}", flush=True)
+                record = run_once(method, seed, given.snapshot, encoded, given.peers, work)
+            records += [record] if record else []
+            if record and "absent" in record:
                 print(f"    {record['absent']}", flush=True)
                 break
-        # Written anew after each, so that what is known so far can be read.
-        results |= report.score(data, runs, work)
-        text = report.to_markdown(results, {method.name: method for method in METHODS})
-        (work / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-        (work / "results.md").write_text(text, encoding="utf-8")
+        if records:
+            runs[method.name] = records
+    results |= report.score(data, runs, work)
+    text = report.to_markdown(results, {method.name: method for method in methods})
+    (work / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    (work / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\nwritten to {work / 'results.json'} and results.md")
     return 0
 
 
-def _chosen(names: str, ours_args: str) -> list[Method]:
-    wanted = names.split(",") if names else [method.name for method in METHODS]
-    if strangers := set(wanted) - {method.name for method in METHODS}:
+def _methods(names: str, ours_args: str) -> list[Method]:
+    """Returns every method, ours with its arguments, once the names asked for are known to exist."""
+    if strangers := set(filter(None, names.split(","))) - {method.name for method in METHODS}:
         raise BadEventsError(f"No such model: {', '.join(sorted(strangers))}.")
     return [
         replace(method, settings={"arguments": ours_args.split()}) if method.name == report.OURS else method
         for method in METHODS
-        if method.name in wanted
     ]
 
 
@@ -121,10 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--test-share", type=float, default=default.test_share)
     split.add_argument("--max-queries", type=int, default=default.max_queries)
     split.set_defaults(action=_split)
+    every = ",".join(method.name for method in METHODS)
     run = commands.add_parser("run", help="measure methods on a snapshot folder")
     run.add_argument("snapshot", type=Path)
     run.add_argument("--work", type=Path, help="folder for what is written; <snapshot>-bench if left out")
-    run.add_argument("--models", default="", help=f"some of {','.join(method.name for method in METHODS)}")
+    run.add_argument("--models", default="", help=f"run anew only these, keep the rest: {every}")
     run.add_argument("--seeds", type=int, default=3, help="runs of every method that draws")
     run.add_argument("--ours-args", default="", help="hyper-parameters handed to train.py, in one string")
     peers = Path(os.environ.get("PEERS_DIR", ROOT.parent / "peers"))

@@ -30,10 +30,19 @@ _ENVIRONMENT = {
 }
 
 
+def kept_run(method: Method, seed: int, snapshot: Path, work: Path) -> dict[str, Any] | None:
+    """Returns the record of an earlier run that is still true, if there is one."""
+    path = work / "runs" / f"{method.name}-{seed}" / "record.json"
+    if not path.is_file():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record if record["stamp"] == _stamp(method, seed, snapshot) else None
+
+
 def run_once(
     method: Method, seed: int, snapshot: Path, shop: Path, peers: Path, work: Path
 ) -> dict[str, Any]:
-    """Runs a method, unless it was run like this before, and returns its record.
+    """Runs a method and returns its record.
 
     Returns:
         `answers` and `cost`, or `absent` with the reason why there are none.
@@ -42,9 +51,6 @@ def run_once(
         return {"absent": reason}
     folder = work / "runs" / f"{method.name}-{seed}"
     stamp = _stamp(method, seed, snapshot)
-    record = folder / "record.json"
-    if record.is_file() and (kept := json.loads(record.read_text(encoding="utf-8")))["stamp"] == stamp:
-        return kept
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log = folder / "log.txt"
@@ -65,7 +71,7 @@ def run_once(
         "answers": answers,
         "cost": asdict(cost),
     }
-    record.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    (folder / "record.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     return content
 
 
