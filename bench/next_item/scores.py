@@ -27,7 +27,7 @@ def final_lists(lists: Ints, viewed: Ints, products: int) -> Ints:
     Returns:
         Codes, [queries, 20]; -1 at the end where products run out.
     """
-    popular = np.arange(min(products, CUTOFF + lists.shape[1] + 1))
+    popular = np.arange(CUTOFF + lists.shape[1] + 1)
     joined = np.concatenate([lists, np.broadcast_to(popular, (len(lists), len(popular)))], axis=1)
     joined = np.where((joined == viewed[:, None]) | (joined >= products), -1, joined)
     for column in range(1, joined.shape[1]):
