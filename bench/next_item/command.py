@@ -81,7 +81,7 @@ def _run(given: argparse.Namespace) -> int:
     for method in methods:
         records: list[dict[str, Any]] = []
         for seed in range(42, 42 + (given.seeds if method.draws else 1)):
-            record = kept_run(method, seed, given.snapshot, work)
+            record = kept_run(method, seed, given.snapshot, given.peers, work)
             if record is None and method.name in wanted:
                 print(f"==> {method.name}, seed {seed}", flush=True)
                 record = run_once(method, seed, given.snapshot, encoded, given.peers, work)

@@ -74,6 +74,7 @@ def to_markdown(results: dict[str, Any], methods: dict[str, Method]) -> str:
         f"{counts['test_sessions']:,} test sessions with {counts['queries']:,} queries, "
         f"{unknown:.1%} of whose targets training never saw. Snapshot `{results['snapshot_id']}`, "
         f"from `{split['events']}`; {results['machine']['cores']} cores of {results['machine']['cpu']}.",
+        *_chance(rows),
         "",
         "| model | HR@20 | MRR@20 | NDCG@20 | last item HR / MRR | targets known HR / MRR "
         "| fit s | fit CPU-s | all CPU-s | peak GiB | p50 / p90 ms |",
@@ -88,6 +89,17 @@ def to_markdown(results: dict[str, Any], methods: dict[str, Method]) -> str:
     for metric, gap in results["ahead"].items():
         lines += ["", _gap(metric, gap, methods[gap["peer"]].title)]
     return "\n".join(lines) + "\n"
+
+
+def _chance(rows: dict[str, Any]) -> list[str]:
+    """Returns what the figures' accuracy is, by the row of the best hit rate."""
+    measured = [row for row in rows.values() if "metrics" in row]
+    if not measured:
+        return []
+    best = max(measured, key=lambda row: row["metrics"]["every"]["hit_rate"])
+    errors = best["standard_error"]
+    shown = ", ".join(f"{metric.replace('_', ' ')} {errors[metric]:.4f}" for metric in scores.METRICS)
+    return [f"± is the standard deviation over seeds. Standard errors of the best row, by session: {shown}."]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -30,13 +30,13 @@ _ENVIRONMENT = {
 }
 
 
-def kept_run(method: Method, seed: int, snapshot: Path, work: Path) -> dict[str, Any] | None:
+def kept_run(method: Method, seed: int, snapshot: Path, peers: Path, work: Path) -> dict[str, Any] | None:
     """Returns the record of an earlier run that is still true, if there is one."""
     path = work / "runs" / f"{method.name}-{seed}" / "record.json"
     if not path.is_file():
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record if record["stamp"] == _stamp(method, seed, snapshot) else None
+    return record if record["stamp"] == _stamp(method, seed, snapshot, peers) else None
 
 
 def run_once(
@@ -50,7 +50,7 @@ def run_once(
     if reason := _absence(method, peers):
         return {"absent": reason}
     folder = work / "runs" / f"{method.name}-{seed}"
-    stamp = _stamp(method, seed, snapshot)
+    stamp = _stamp(method, seed, snapshot, peers)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log = folder / "log.txt"
@@ -99,13 +99,14 @@ def _absence(method: Method, peers: Path) -> str:
     return ""
 
 
-def _stamp(method: Method, seed: int, snapshot: Path) -> str:
+def _stamp(method: Method, seed: int, snapshot: Path, peers: Path) -> str:
     """Returns a digest of what a result depends on: data, settings and the code that runs."""
-    sources = [*sorted((ROOT / "bench" / "next_item").rglob(f"{method.module}.py"))]
+    sources = [ROOT / "bench" / "next_item" / "methods" / f"{method.module}.py"]
     if method.module in ("ours", "item_to_item"):
         sources += sorted((ROOT / "include" / "ml").glob("*.py"))
     digest = hashlib.sha256((snapshot / "manifest.json").read_bytes())
     digest.update(json.dumps([method.module, method.settings, seed]).encode())
+    digest.update(commit_of(peers / method.checkout).encode() if method.checkout else b"")
     for source in sources:
         digest.update(source.read_bytes())
     return digest.hexdigest()
