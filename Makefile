@@ -16,15 +16,16 @@ UV := .tools/bin/uv
 PYTHON := .venv/bin/python
 ML_PYTHON := .venv-ml/bin/python
 FAKESNOW_PYTHON := .venv-fakesnow/bin/python
+PEERS_PYTHON := .venv-peers/bin/python
 MANIFEST := include/dbt/target/manifest.json
 DBT_SOURCES := $(shell find include/dbt -name target -prune -o -name logs -prune -o -type f \
 	\( -name '*.sql' -o -name '*.yml' \) -print)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo up down test bench bench-serving lint format lock clean
+.PHONY: help setup demo up down test bench bench-model bench-serving lint format lock clean
 
 help: ## This list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 $(UV): requirements/uv.txt
 	@test -n "$(HOST_PYTHON)" || { echo "make: Python 3.11 or 3.12 is needed and none was found on PATH." >&2; exit 2; }
@@ -56,6 +57,12 @@ $(UV): requirements/uv.txt
 	@$(UV) pip install --quiet --python $(FAKESNOW_PYTHON) --compile-bytecode --require-hashes -r requirements/fakesnow.txt
 	@touch $@
 
+.venv-peers/.peers: requirements/peers.txt | $(UV)
+	@echo "==> building the peers' environment (.venv-peers): PyTorch, RecTools"
+	@test -x $(PEERS_PYTHON) || $(UV) venv --quiet --python "$(HOST_PYTHON)" .venv-peers
+	@$(UV) pip install --quiet --python $(PEERS_PYTHON) --compile-bytecode --require-hashes -r requirements/peers.txt
+	@touch $@
+
 $(MANIFEST): $(DBT_SOURCES) .venv/.airflow
 	@echo "==> parsing the dbt project"
 	@$(PYTHON) -m include.local.dbt_manifest
@@ -82,6 +89,14 @@ bench: setup ## Speed of the data land at 36 million events beside a hand-writte
 bench-serving: setup ## Latency of the endpoint's model server under load, beside two other ways (about ten minutes)
 	@$(PYTHON) -m bench.serving $(if $(BUILD),--build "$(BUILD)")
 
+# Without its environment the harness leaves those rows out, and says so.
+bench-model: setup ## Our model beside its peers, DATA=events (docs/evaluation.md has the rest)
+	@test -n "$(DATA)" || { echo "make: name the events, DATA=browsing.csv.gz; docs/evaluation.md has the rest." >&2; exit 2; }
+	@$(MAKE) --no-print-directory .venv-peers/.peers || echo "make: going on without .venv-peers" >&2
+	@$(PYTHON) -m bench.next_item split "$(DATA)" "$(OUT)/snapshot" $(SPLIT)
+	@$(PYTHON) -m bench.next_item run "$(OUT)/snapshot" --work "$(OUT)" $(RUN)
+bench-model: OUT ?= build/bench-model
+
 lint: setup .venv/.dev ## ruff, mypy and sqlfluff (both dialects)
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
@@ -99,6 +114,7 @@ lock: | $(UV) ## Resolve every environment anew
 	@$(COMPILE) -c requirements/airflow.txt requirements/dev.in -o requirements/dev.txt
 	@$(COMPILE) --override requirements/ml.overrides requirements/ml.in -o requirements/ml.txt
 	@$(COMPILE) requirements/fakesnow.in -o requirements/fakesnow.txt
+	@$(COMPILE) requirements/peers.in -o requirements/peers.txt
 
 clean: down ## Remove environments and everything built
-	@rm -rf .venv .venv-ml .venv-fakesnow .tools build include/dbt/target include/dbt/logs
+	@rm -rf .venv .venv-ml .venv-fakesnow .venv-peers .tools build include/dbt/target include/dbt/logs

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import socket
 import statistics
@@ -20,13 +19,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.handwritten import MARTS
+from bench.measure import ROOT, Cost, measured
 from bench.shop_at_scale import Scale, write_events, write_shop
 
-ROOT = Path(__file__).resolve().parents[1]
 DBT_PROJECT = ROOT / "include" / "dbt"
 BUCKET = "post-modern-stack"
 
@@ -50,32 +49,6 @@ operator = ExportSnapshotOperator(
 claim = operator.execute({"dag_run": SimpleNamespace(run_id="bench", dag_id="bench")})
 print("    " + ", ".join(f"{name} {claim[name]:,}" for name in claim if name.endswith("_sessions")))
 """
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one process took: seconds, and GiB of resident memory at its largest."""
-
-    wall: float
-    cpu: float
-    memory: float
-
-
-def measured(command: list[str], environment: dict[str, str] | None = None) -> Cost:
-    """Runs a command to its end and returns what it cost.
-
-    Raises:
-        RuntimeError: It failed.
-    """
-    began = time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})})
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - began
-    if os.waitstatus_to_exitcode(status):
-        raise RuntimeError(f"{' '.join(command[:4])} … ended with {os.waitstatus_to_exitcode(status)}")
-    # Linux counts it in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 2**30)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from evaluate import LIST_LENGTH
 from model import NextItem
 from queries import Queries
 from recommender import Recommender
-from sessions import Corpus, Sessions
+from sessions import Corpus, Ids, Sessions
 from validate import Choice, choose_blend
 
 _VALIDATION_QUERIES = 5_000
@@ -115,7 +115,7 @@ class Learner:
         arguments, products = self.arguments, len(self.corpus.vocabulary)
         precision = accelerate.choose_precision(arguments.precision)
         with self.cluster.strategy.scope(), accelerate.dtype_policy(precision):
-            network = build_network(arguments, products)
+            network = build_network(arguments, products, categories=self.corpus.categories)
         progress = fit.train(
             network,
             sessions,
@@ -138,7 +138,7 @@ class Learner:
             say=self.note,
         )
         trained = build_network(arguments, products)
-        trained.set_weights(network.get_weights())
+        network.copy_to(trained)
         return trained, progress
 
     def _checkpoints(self, phase: str, epochs: int, precision: str) -> checkpoints.Checkpoints | None:
@@ -155,8 +155,13 @@ class Learner:
         return checkpoints.Checkpoints(self.checkpoint_folder, digest, seconds, self.note)
 
 
-def build_network(arguments: argparse.Namespace, products: int, embedding_dtype: str = "float32") -> NextItem:
-    """Returns an untrained network of the job's hyper-parameters."""
+def build_network(
+    arguments: argparse.Namespace,
+    products: int,
+    embedding_dtype: str = "float32",
+    categories: Ids | None = None,
+) -> NextItem:
+    """Returns an untrained network of the job's hyper-parameters; arguments as in `NextItem`."""
     return NextItem(
         arguments.architecture,
         products,
@@ -165,6 +170,7 @@ def build_network(arguments: argparse.Namespace, products: int, embedding_dtype:
         protocol.WINDOW,
         arguments.shortcuts,
         embedding_dtype,
+        categories if arguments.categories == "on" else None,
     )
 
 

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from sessions import Ids
+
 # Two blocks of two heads: the SASRec paper's set-up for sessions this short.
 _BLOCKS = 2
 _HEADS = 2
@@ -34,6 +36,7 @@ class NextItem(keras.Model):
         max_length: int,
         shortcuts: int = 0,
         embedding_dtype: str = "float32",
+        categories: Ids | None = None,
     ) -> None:
         """Builds the network.
 
@@ -48,6 +51,8 @@ class NextItem(keras.Model):
                 encoder alone.
             embedding_dtype: Type that the item embedding is kept in, and the catalogue scored in; training
                 needs `float32`.
+            categories: Category of each id, 0 for none, [products + 1]; a product's vector is then its own
+                and its category's together, so that a rare product begins where its kind is.
 
         Raises:
             ValueError: The architecture is unknown.
@@ -59,6 +64,11 @@ class NextItem(keras.Model):
             embeddings_initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
             dtype=embedding_dtype,
         )
+        self.categories = None if categories is None else tf.constant(categories, tf.int32)
+        if categories is not None:
+            self.kinds = layers.Embedding(
+                int(categories.max()) + 1, dim, embeddings_initializer=self.items.embeddings_initializer
+            )
         self.bias = self.add_weight(name="bias", shape=(products + 1,), initializer="zeros")
         self.shortcuts = self.add_weight(name="shortcuts", shape=(shortcuts, dim), initializer=_last_only)
         self.draws = keras.random.SeedGenerator()  # of losses that sample
@@ -74,32 +84,51 @@ class NextItem(keras.Model):
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the state after each step: int32 [batch, length] to float32 [batch, length, dim]."""
-        items = self.items(ids)
+        items = self.vectors(ids)
         state = self.encoder(self.dropout_in(items, training=training), training=training)
         for ago in range(self.shortcuts.shape[0]):
             shifted = ops.pad(items, [[0, 0], [ago, 0], [0, 0]])[:, : ops.shape(items)[1]]
             state = state + ops.cast(self.shortcuts[ago], state.dtype) * ops.cast(shifted, state.dtype)
         return self.dropout_out(state, training=training)
 
+    def vectors(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns what stands for products, int32 [...] to [..., dim]."""
+        # Gathered from the variables, so that the gradient has these rows only.
+        own = self.items(ids)
+        return own if self.categories is None else own + self.kinds(tf.gather(self.categories, ids))
+
+    def table(self) -> tf.Tensor:
+        """Returns what stands for every id, [products + 1, dim]."""
+        own = self.items.embeddings
+        if self.categories is None:
+            return own
+        return ops.convert_to_tensor(own) + tf.gather(self.kinds.embeddings.value, self.categories)
+
+    def copy_to(self, other: NextItem) -> None:
+        """Hands the weights to a network without categories, or of another type of embedding."""
+        other.items.embeddings.assign(ops.cast(self.table(), other.items.embeddings.dtype))
+        other.bias.assign(self.bias)
+        other.shortcuts.assign(self.shortcuts)
+        other.encoder.set_weights(self.encoder.get_weights())
+
     def logits(self, states: tf.Tensor) -> tf.Tensor:
         """Scores every id from states: [rows, dim] to float32 [rows, products + 1], padding far below."""
         # The product runs in the type of the table, or of the states where they are mixed precision's; what
         # is added and compared is float32.
-        table = self.items.embeddings
+        table = self.table()
         kind = table.dtype if table.dtype != "float32" else states.dtype
         scores = ops.matmul(ops.cast(states, kind), ops.transpose(ops.cast(table, kind)))
         return ops.cast(scores, "float32") + self._shift()
 
     def logits_of(self, states: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         """Scores one id for each state: [rows, dim], int32 [rows] to float32 [rows]."""
-        # Gathered from the variable, so that its gradient has these rows only.
-        items = ops.cast(tf.gather(self.items.embeddings.value, ids), states.dtype)
+        items = ops.cast(self.vectors(ids), states.dtype)
         scores = ops.cast(ops.sum(states * items, axis=1), "float32")
         return scores + tf.gather(self.bias.value, ids)
 
     def logits_among(self, states: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         """Scores the same ids for all states: [rows, dim], int32 [ids] to float32 [rows, ids]."""
-        items = ops.cast(tf.gather(self.items.embeddings.value, ids), states.dtype)
+        items = ops.cast(self.vectors(ids), states.dtype)
         scores = ops.cast(ops.matmul(states, ops.transpose(items)), "float32")
         return scores + tf.gather(self.bias.value, ids)
 
@@ -110,7 +139,7 @@ class NextItem(keras.Model):
         """
         states = self(ids, training=False)
         last = tf.gather(states, tf.maximum(lengths - 1, 0), batch_dims=1)
-        table = self.items.embeddings
+        table = self.table()
         if table.dtype != "float32":
             return self.logits(last)
         # A server's batch: TensorFlow multiplies a large matrix by a few columns faster than a few rows by

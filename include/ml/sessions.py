@@ -93,11 +93,13 @@ class Corpus:
 
     Attributes:
         vocabulary: The products of the training and validation sessions.
+        categories: Category of each vocabulary id, 0 for none, [products + 1]; None without a catalogue.
         universe: Every SKU of any split, object array.
     """
 
     manifest: dict[str, Any]
     vocabulary: Vocabulary
+    categories: Ids | None
     universe: npt.NDArray[np.object_]
     train: Sessions
     validation: Sessions
@@ -164,7 +166,8 @@ def load(root: Path) -> Corpus:
             raise SnapshotError(
                 f"the {name} split has no session of two or more interactions: widen the date window"
             )
-    return Corpus(manifest, vocabulary, skus, train, validation, test)
+    categories = _read_categories(root, listed, vocabulary)
+    return Corpus(manifest, vocabulary, categories, skus, train, validation, test)
 
 
 def verify(root: Path) -> dict[str, Any]:
@@ -225,6 +228,25 @@ def _sha256(path: Path) -> str:
         while block := stream.read(_HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _read_categories(root: Path, listed: list[str], vocabulary: Vocabulary) -> Ids | None:
+    """Returns the category of each vocabulary id, numbered from 1 in the order of their names."""
+    paths = sorted(path for path in listed if path.startswith("catalog/") and path.endswith(".parquet"))
+    columns = ["product_sku", "category"]
+    try:
+        tables = [pq.read_table(root / path, columns=columns, partitioning=None) for path in paths]
+    except (pa.ArrowException, ValueError) as error:
+        raise SnapshotError(f"cannot read the catalogue: {error}") from error
+    if not sum(table.num_rows for table in tables):
+        return None
+    table = pa.concat_tables(tables)
+    skus, categories = (table[column].cast(pa.string()).combine_chunks() for column in columns)
+    places = pc.index_in(pa.array(vocabulary.skus, pa.string()), skus)
+    found = categories.take(places)
+    names = pc.unique(found).drop_null()
+    numbers = pc.add(pc.index_in(found, names.take(pc.sort_indices(names))), 1)
+    return np.concatenate([[0], numbers.fill_null(0).to_numpy(zero_copy_only=False)]).astype(np.int32)
 
 
 def _read_split(

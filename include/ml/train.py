@@ -119,6 +119,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--label-smoothing", type=_number(0.0, 0.9), default=0.2)
     parser.add_argument("--negatives", type=_whole(1, 65_536), default=2048)
     parser.add_argument("--full-softmax-products", type=_whole(0, 10_000_000), default=8_000)
+    parser.add_argument("--categories", choices=("on", "off"), default="on", help="of the catalogue, if any")
     parser.add_argument(
         "--refit", choices=("on", "off"), default="on", help="learn from validation sessions, too"
     )
@@ -232,7 +233,7 @@ def export_model(
     version, recommender = folders.model / "1", learned.recommender
     if arguments.embedding_dtype != "float32":
         stored = build_network(arguments, recommender.products, arguments.embedding_dtype)
-        stored.set_weights(recommender.next_item.get_weights())
+        recommender.next_item.copy_to(stored)
         recommender.next_item = stored
     save(Server(recommender, corpus.vocabulary, arguments.max_length, arguments.top_k), version)
     code = folders.model / "code"
