@@ -42,7 +42,7 @@ def _split(given: argparse.Namespace) -> int:
         test_share=given.test_share,
         max_queries=given.max_queries,
     )
-    manifest = write_split(given.events, given.snapshot, options)
+    manifest = write_split(given.events, given.snapshot, options, given.catalogue)
     print(f"{manifest['snapshot_id']}: sessions {manifest['counts']}")
     return 0
 
