@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from sessions import Ids, Ints, Sessions, ragged_positions
 
-_MAX_STEPS = 4000  # per epoch: on large data batches grow beyond the size asked for
+_MIN_STEPS = 40  # per epoch: on little data batches are smaller than the size asked for
+_MAX_STEPS = 4000  # per epoch: on large data they grow beyond it
 _LOGITS = 2**28  # floats of one batch's softmax, 1 GB
 
 
@@ -22,6 +23,12 @@ class Shares(NamedTuple):
     first: int = 0
     local: int = 1
     total: int = 1
+
+
+def sessions_per_batch(sessions: int, batch_size: int) -> int:
+    """Returns the size of batches that leaves an epoch neither too few steps nor too many."""
+    most = max(batch_size, math.ceil(sessions / _MAX_STEPS))
+    return min(most, max(1, sessions // _MIN_STEPS))
 
 
 def plan_batches(
@@ -42,7 +49,7 @@ def plan_batches(
     spans = np.minimum(lengths, max_length + 1)
     # The jitter lets neighbouring lengths meet, so that batches differ from epoch to epoch.
     order = np.argsort(spans + rng.random(len(spans)) * 1.5, kind="stable")
-    size = max(batch_size, math.ceil(len(spans) / _MAX_STEPS))
+    size = sessions_per_batch(len(spans), batch_size)
     positions = max(1, _LOGITS // (products + 1))
     batches = []
     start = 0

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from batches import dataset, plan_batches
+from batches import dataset, plan_batches, sessions_per_batch
 from checkpoints import Checkpoints, Epoch, Progress, Saved, StopSignal
 from cluster import Cluster
 from evaluate import LIST_LENGTH
@@ -147,11 +147,14 @@ class _Loop:
         # A generator of its own for each epoch: its plan can be made again without the epochs before.
         rng = np.random.default_rng([options.seed, progress.epoch])
         plan = plan_batches(lengths, len(self.vocabulary), options.batch_size, options.max_length, rng)
+        # Of smaller batches there are more, and each is to be followed less far (Goyal et al., 2017).
+        smaller = min(1.0, sessions_per_batch(len(lengths), options.batch_size) / options.batch_size)
+        rate = options.learning_rate * smaller
         remaining = plan[progress.step :]
         batches = dataset(self.sessions, remaining, options.max_length, self.cluster.shares)
         for rows, (shards, targets) in zip(remaining, batches, strict=True):
             done = (progress.epoch + progress.step / len(plan)) / options.epochs
-            self.optimizer.learning_rate = options.learning_rate * max(_SLOWEST, 1.0 - done)
+            self.optimizer.learning_rate = rate * max(_SLOWEST, 1.0 - done)
             self.losses.append(self.step(shards, targets))
             progress.step += 1
             progress.interactions += int(np.minimum(lengths[rows], options.max_length + 1).sum())

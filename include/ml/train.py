@@ -108,9 +108,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = _Parser(description="Trains a next-item model on a snapshot.")
     parser.add_argument("--epochs", type=_whole(1, 1000), default=8)
-    parser.add_argument("--batch-size", type=_whole(1, 65_536), default=64)
+    parser.add_argument("--batch-size", type=_whole(1, 65_536), default=256)
     parser.add_argument("--embedding-dim", type=_whole(2, 2048), default=128)
-    parser.add_argument("--learning-rate", type=_number(0.0), default=0.005)
+    parser.add_argument("--learning-rate", type=_number(0.0), default=0.015)
     parser.add_argument("--dropout", type=_number(0.0, 0.95), default=0.35)
     parser.add_argument("--max-length", type=_whole(1, protocol.WINDOW), default=50)
     parser.add_argument("--seed", type=_whole(0, 2**31 - 1), default=42)
