@@ -30,7 +30,7 @@ from sessions import Sessions, Vocabulary
 _REACH = 10
 _BACKWARD = 0.5
 _COMPANION_DECAY = 0.5
-_OWN_DECAY = 0.7
+_OWN_DECAY = 0.9
 _LOOK_BACK = 10  # steps of the session that the counts look at
 _WIDTH = 100  # companions kept per product: 99.97 % of the mass on that shop
 
