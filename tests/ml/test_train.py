@@ -63,11 +63,14 @@ def test_progress_is_one_line_an_epoch(trained: tuple[Path, str]) -> None:
 
 def test_last_word_on_validation_is_of_what_is_exported(trained: tuple[Path, str]) -> None:
     [line] = [line for line in trained[1].splitlines() if line.startswith("blend ")]
-    found = re.fullmatch(r"blend neighbours=\d\.\d{4} revisit=\d\.\d{4} val_mrr@20=(\d\.\d{4})", line)
+    shares = r"network=(\d\.\d{4}) companions=(\d\.\d{4}) followers=(\d\.\d{4}) own=(\d\.\d{4})"
+    found = re.fullmatch(rf"blend {shares} val_mrr@20=(\d\.\d{{4}}) val_hit_rate@20=(\d\.\d{{4}})", line)
     assert found
-    # Shares are chosen so that the blend is no worse than the network alone, up to the printed digits.
-    best = max(row["val_mrr@20"] for row in _strict(trained[0] / "data/evaluation/metrics.json")["history"])
-    assert float(found[1]) >= best - 0.02
+    assert sum(float(share) for share in found.groups()[:4]) == pytest.approx(1.0, abs=3e-4)
+    report = _strict(trained[0] / "data/evaluation/metrics.json")
+    assert float(found[5]) == pytest.approx(report["blend"]["val_mrr@20"], abs=5e-5)
+    # Where the network alone is nearly perfect the mixture is hardly worse.
+    assert float(found[5]) >= max(row["val_mrr@20"] for row in report["history"]) - 0.02
 
 
 def test_sagemaker_finds_every_metric_in_every_line(trained: tuple[Path, str]) -> None:
