@@ -70,7 +70,10 @@ class NextItem(keras.Model):
                 int(categories.max()) + 1, dim, embeddings_initializer=self.items.embeddings_initializer
             )
         self.bias = self.add_weight(name="bias", shape=(products + 1,), initializer="zeros")
-        self.shortcuts = self.add_weight(name="shortcuts", shape=(shortcuts, dim), initializer=_last_only)
+        # Where there are none, not trainable: there is no gradient either.
+        self.shortcuts = self.add_weight(
+            name="shortcuts", shape=(shortcuts, dim), initializer=_last_only, trainable=shortcuts > 0
+        )
         self.draws = keras.random.SeedGenerator()  # of losses that sample
         self.dropout_in = layers.Dropout(dropout)
         self.dropout_out = layers.Dropout(dropout)

@@ -40,7 +40,7 @@ def write_snapshot(
     catalog: dict[str, str | None] | None = None,
     **manifest: Any,
 ) -> Path:
-    """Writes parquet files and their manifest; sessions start a minute apart, `catalog` is SKU to category."""
+    """Writes parquet files and their manifest; sessions start a minute apart; `catalog` names categories."""
     files = []
     counts = {}
     number = 0

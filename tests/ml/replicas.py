@@ -46,7 +46,7 @@ def main(out: Path, replicas: int, architecture: str, loss: str) -> None:
     vocabulary = Vocabulary(names, np.bincount(ids, minlength=PRODUCTS + 1)[1:].astype(np.int64))
     categories = np.append(0, 1 + np.arange(PRODUCTS) % 3).astype(np.int32)
     with cluster.strategy.scope():
-        # Without shortcuts and categories, too: then there is a variable that nothing depends on.
+        # Without shortcuts, too: then there is a variable that nothing depends on.
         extras = {"shortcuts": 2, "categories": categories} if loss == "sampled" else {}
         network = NextItem(architecture, PRODUCTS, 8, 0.0, 10, **extras)
     options = Options(

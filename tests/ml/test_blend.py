@@ -38,7 +38,9 @@ def test_few_queries_hardly_move_the_gate() -> None:
     moved = []
     for queries in (2, 20, 200):
         features, probabilities = _planted(queries)
-        found, before = (gate.shares(features[1::2]) for gate in (fit_blend(features, probabilities), DEFAULT_BLEND))
+        found, before = (
+            gate.shares(features[1::2]) for gate in (fit_blend(features, probabilities), DEFAULT_BLEND)
+        )
         moved.append(found["network"] - before["network"])
     assert 0 < moved[0] < 0.12
     assert moved[0] < moved[1] < moved[2]

@@ -121,9 +121,9 @@ def test_stop_signal_is_noted_and_given_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-# 80 steps an epoch, and 88 one of the refit, each of them with a checkpoint behind it.
+# 60 steps an epoch, and 66 one of the refit, each of them with a checkpoint behind it.
 ARGUMENTS = (
-    *("--epochs", "3", "--batch-size", "3", "--embedding-dim", "8", "--checkpoint-seconds", "0"),
+    *("--epochs", "3", "--batch-size", "4", "--embedding-dim", "8", "--checkpoint-seconds", "0"),
     # Sampled: where the draws are is a part of a checkpoint, too.
     *("--full-softmax-products", "5", "--negatives", "16"),
 )
@@ -164,7 +164,7 @@ def test_killed_anywhere_a_job_ends_as_if_nothing_had_happened(
     variables = {"PMS_CHECKPOINT_DIR": str(folder)}
     # In the first epoch, with a notice in the third, and in the refit, which has checkpoints of its own.
     chosen: set[str] = set()
-    for number, notice in ((20, signal.SIGKILL), (190, signal.SIGTERM), (30, signal.SIGKILL)):
+    for number, notice in ((20, signal.SIGKILL), (140, signal.SIGTERM), (30, signal.SIGKILL)):
         if number == 30:
             chosen = {_run_of(path) for path in folder.glob("*.npz")}
         with started_train_py(planted, tmp_path / "killed", *ARGUMENTS, **variables) as process:

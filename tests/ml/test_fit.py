@@ -88,8 +88,6 @@ def test_time_limit_ends_training_early(
     network = NextItem("gru", products=3, dim=4, dropout=0.0, max_length=5)
     rows: list[checkpoints.Epoch] = []
     options = _options(epochs=50, max_seconds=1e-6)
-    progress = fit.train(
-        network, data, build(data, 100, 1), make_vocabulary(data, 3), options, rows.append
-    )
+    progress = fit.train(network, data, build(data, 100, 1), make_vocabulary(data, 3), options, rows.append)
     assert progress.finished
     assert len(progress.history) == len(rows) == 1

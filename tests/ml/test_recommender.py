@@ -46,9 +46,7 @@ def recommender(
     make_vocabulary: Callable[[Sessions, int], Vocabulary],
 ) -> Recommender:
     sessions = make_sessions(rows)
-    return Recommender(
-        NextItem("gru", PRODUCTS, 16, 0.1, 50), sessions, make_vocabulary(sessions, PRODUCTS)
-    )
+    return Recommender(NextItem("gru", PRODUCTS, 16, 0.1, 50), sessions, make_vocabulary(sessions, PRODUCTS))
 
 
 def _queries(seed: int, batch: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -226,6 +226,63 @@ def test_same_seed_same_result_on_noise_without_validation(
     assert results[0]["model"]["mrr@20"] < 0.4
 
 
+CHAIN = [["a", "b", "c"], ["d", "e", "f"]]
+SHOPS: dict[str, tuple[dict[str, Any], tuple[str, ...], int]] = {
+    "two products, no shortcuts": (
+        {"train": [["a", "b"]] * 6, "validation": [["b", "a"]], "test": [["a", "b"]]},
+        ("--shortcuts", "0"),
+        2,
+    ),
+    "one session and no validation": ({"train": [["a", "b"]], "test": [["b", "a"], ["x", "y"]]}, (), 2),
+    "one product only in validation": (
+        {"train": CHAIN * 4, "validation": [["a", "a", "a"]] * 3, "test": CHAIN},
+        (),
+        6,
+    ),
+    "new products only in validation, a catalogue of others": (
+        {"train": CHAIN * 4, "validation": [["x", "y"]] * 3, "test": [["x", "y"]], "catalog": {"z": None}},
+        (),
+        8,
+    ),
+    "more products than a full softmax takes, half a catalogue": (
+        {
+            "train": CHAIN * 4,
+            "validation": CHAIN,
+            "test": CHAIN,
+            "catalog": {"a": "first", "b": "first", "d": None},
+        },
+        ("--full-softmax-products", "5", "--negatives", "3"),
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHOPS)
+def test_shops_of_any_shape_are_trained_and_served(
+    case: str, tmp_path: Path, make_snapshot: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, arguments, products = SHOPS[case]
+    snapshot = make_snapshot(tmp_path / "s", **({"validation": []} | content))
+    for name, place in (
+        *(("SM_CHANNEL_SNAPSHOT", snapshot), ("SM_MODEL_DIR", tmp_path / "model")),
+        *(("SM_OUTPUT_DATA_DIR", tmp_path / "data"), ("SM_OUTPUT_DIR", tmp_path / "output")),
+    ):
+        monkeypatch.setenv(name, str(place))
+    status = train.main(["--epochs", "1", "--embedding-dim", "4", "--batch-size", "4", *arguments])
+    failure = tmp_path / "output/failure"
+    assert status == 0, failure.read_text()
+    assert not failure.exists()
+    report = _strict(tmp_path / "data/evaluation/metrics.json")
+    assert report["training"]["products"] == products
+    assert set(report["model"]) == NAMES
+    # Of so few products every known one that was asked for is among the twenty.
+    assert report["model"]["hit_rate@20"] == pytest.approx(1.0 - report["unknown_target_share"])
+    for row in pq.read_table(tmp_path / "data/evaluation/predictions.parquet").to_pylist():
+        listed = [sku for sku in row["predictions"] if sku]
+        assert len(set(listed)) == len(listed) >= products - 1
+        assert row["session"][-1] not in listed
+
+
 @pytest.mark.skipif(not (DATA / "browsing.csv.gz").is_file(), reason=f"no real sessions under {DATA}")
 def test_real_sessions_beat_popularity_and_covisitation(
     tmp_path: Path, make_snapshot: Callable[..., Path], train_py: Callable[..., Any]
