@@ -70,7 +70,10 @@ class NextItem(keras.Model):
                 int(categories.max()) + 1, dim, embeddings_initializer=self.items.embeddings_initializer
             )
         self.bias = self.add_weight(name="bias", shape=(products + 1,), initializer="zeros")
-        self.shortcuts = self.add_weight(name="shortcuts", shape=(shortcuts, dim), initializer=_last_only)
+        # Where there are none, not trainable: there is no gradient either.
+        self.shortcuts = self.add_weight(
+            name="shortcuts", shape=(shortcuts, dim), initializer=_last_only, trainable=shortcuts > 0
+        )
         self.draws = keras.random.SeedGenerator()  # of losses that sample
         self.dropout_in = layers.Dropout(dropout)
         self.dropout_out = layers.Dropout(dropout)
@@ -163,6 +166,7 @@ class CausalAttention(layers.Layer):
         super().__init__()
         heads = _HEADS if dim % _HEADS == 0 else 1
         self.places = layers.Embedding(max_length, dim)
+        self.places.build()
         self.attention = [
             layers.MultiHeadAttention(heads, dim // heads, dropout=dropout) for _ in range(_BLOCKS)
         ]
@@ -173,7 +177,9 @@ class CausalAttention(layers.Layer):
 
     def call(self, embedded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps [batch, length, dim] to the same shape; step `t` sees steps up to `t`."""
-        state = embedded + self.places(ops.arange(ops.shape(embedded)[1]))
+        # A slice's gradient is dense: places beyond a batch's length move as under any Adam, on one replica
+        # as on several.
+        state = embedded + ops.cast(self.places.embeddings[: ops.shape(embedded)[1]], embedded.dtype)
         for block in range(_BLOCKS):
             normed = self.norms[2 * block](state)
             state = state + self.attention[block](normed, normed, use_causal_mask=True, training=training)

@@ -19,8 +19,11 @@ sys.path.insert(0, str(ROOM))
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import pyarrow as pa  # noqa: E402  # after the path
+import numpy as np  # noqa: E402  # after the path
+import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
+
+from sessions import Sessions, Vocabulary  # noqa: E402
 
 Split = Sequence[Sequence[str | None]]
 
@@ -29,9 +32,15 @@ ODD_SKUS = ["\"{'}\\", "🙂🙂", "\u202eabc", "e\u0301", "a b\tc\n", "x" * 512
 
 
 def write_snapshot(
-    folder: Path, train: Split, validation: Split, test: Split, as_json: bool = False, **manifest: Any
+    folder: Path,
+    train: Split,
+    validation: Split,
+    test: Split,
+    as_json: bool = False,
+    catalog: dict[str, str | None] | None = None,
+    **manifest: Any,
 ) -> Path:
-    """Writes parquet files and their manifest; sessions start a minute apart."""
+    """Writes parquet files and their manifest; sessions start a minute apart; `catalog` names categories."""
     files = []
     counts = {}
     number = 0
@@ -49,21 +58,30 @@ def write_snapshot(
             ),
             "skus": skus,
         }
-        path = folder / name / "part-0.parquet"
-        pq.write_table(pa.table(columns), path)
-        content = path.read_bytes()
-        files.append(
-            {
-                "path": f"{name}/part-0.parquet",
-                "rows": len(split),
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-        )
+        files.append(_write(folder, name, pa.table(columns)))
         counts[name] = len(split)
+    if catalog is not None:
+        (folder / "catalog").mkdir()
+        columns = {
+            "product_sku": pa.array(list(catalog), pa.string()),
+            "category": pa.array(list(catalog.values()), pa.string()),
+        }
+        files.append(_write(folder, "catalog", pa.table(columns)))
     body = {"schema_version": 1, "snapshot_id": "snap-test", "tenant": "t", "counts": counts, "files": files}
     (folder / "manifest.json").write_text(json.dumps(body | manifest))
     return folder
+
+
+def _write(folder: Path, name: str, table: pa.Table) -> dict[str, Any]:
+    path = folder / name / "part-0.parquet"
+    pq.write_table(table, path)
+    content = path.read_bytes()
+    return {
+        "path": f"{name}/part-0.parquet",
+        "rows": table.num_rows,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
 
 
 def chains(sessions: int, seed: int, length: int = 3, chain_count: int = 12) -> list[list[str]]:
@@ -86,6 +104,25 @@ def make_snapshot() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def make_chains() -> Callable[..., list[list[str]]]:
     return chains
+
+
+@pytest.fixture(scope="session")
+def make_sessions() -> Callable[[list[list[int]]], Sessions]:
+    def make(rows: list[list[int]]) -> Sessions:
+        ids = np.array([value for row in rows for value in row], np.int32)
+        offsets = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int64)
+        return Sessions(pa.array([str(number) for number in range(len(rows))]), offsets, ids, ids)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_vocabulary() -> Callable[[Sessions, int], Vocabulary]:
+    def make(sessions: Sessions, products: int) -> Vocabulary:
+        skus = np.array([f"p{number}" for number in range(1, products + 1)], object)
+        return Vocabulary(skus, np.bincount(sessions.ids, minlength=products + 1)[1:].astype(np.int64))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A training run in a process of its own: TensorFlow can be told only once which devices there are.
 
-python replicas.py OUT REPLICAS ARCHITECTURE
+python replicas.py OUT REPLICAS ARCHITECTURE LOSS
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from cluster import Cluster
 from fit import Options, train
 from model import NextItem
 from queries import build
-from sessions import Sessions
+from sessions import Sessions, Vocabulary
 
 PRODUCTS = 20
 
 
-def main(out: Path, replicas: int, architecture: str) -> None:
+def main(out: Path, replicas: int, architecture: str, loss: str) -> None:
     cluster = Cluster()
     if replicas > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
@@ -42,15 +42,31 @@ def main(out: Path, replicas: int, architecture: str) -> None:
     offsets = np.cumsum([0, *lengths]).astype(np.int64)
     ids = rng.integers(1, PRODUCTS + 1, offsets[-1]).astype(np.int32)
     sessions = Sessions(pa.array([""] * 33), offsets, ids, ids)
+    names = np.array([f"p{number}" for number in range(PRODUCTS)], object)
+    vocabulary = Vocabulary(names, np.bincount(ids, minlength=PRODUCTS + 1)[1:].astype(np.int64))
+    categories = np.append(0, 1 + np.arange(PRODUCTS) % 3).astype(np.int32)
     with cluster.strategy.scope():
-        network = NextItem(architecture, PRODUCTS, 8, 0.0, 10)
-    options = Options(3, 8, 0.01, 6, 1, 0.0)
+        # Without shortcuts, too: then there is a variable that nothing depends on.
+        extras = {"shortcuts": 2, "categories": categories} if loss == "sampled" else {}
+        network = NextItem(architecture, PRODUCTS, 8, 0.0, 10, **extras)
+    options = Options(
+        epochs=3,
+        batch_size=8,
+        learning_rate=0.01,
+        max_length=6,
+        seed=1,
+        max_seconds=0.0,
+        label_smoothing=0.1,
+        # So many that every product is drawn: only then is the lazy optimizer of one replica Adam.
+        negatives=1000,
+        full_softmax_products=PRODUCTS if loss == "full" else PRODUCTS - 1,
+    )
     questions = build(sessions, 1000, 1)
-    progress = train(network, sessions, questions, PRODUCTS, options, lambda row: None, cluster=cluster)
+    progress = train(network, sessions, questions, vocabulary, options, lambda row: None, cluster=cluster)
     out.mkdir()
     np.savez(out / "weights.npz", *network.get_weights())
     (out / "history.json").write_text(json.dumps(progress.history))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -121,8 +121,12 @@ def test_stop_signal_is_noted_and_given_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-# 80 steps an epoch, each of them with a checkpoint behind it.
-ARGUMENTS = ("--epochs", "3", "--batch-size", "3", "--embedding-dim", "8", "--checkpoint-seconds", "0")
+# 60 steps an epoch, and 66 one of the refit, each of them with a checkpoint behind it.
+ARGUMENTS = (
+    *("--epochs", "3", "--batch-size", "4", "--embedding-dim", "8", "--checkpoint-seconds", "0"),
+    # Sampled: where the draws are is a part of a checkpoint, too.
+    *("--full-softmax-products", "5", "--negatives", "16"),
+)
 
 
 def _left(out: Path) -> dict[str, Any]:
@@ -134,9 +138,16 @@ def _left(out: Path) -> dict[str, Any]:
     return {"weights": weights, **{name: report[name] for name in ("history", "model", "blend")}}
 
 
-def _wait_for(folder: Path, number: int) -> None:
+def _run_of(path: Path) -> str:
+    return path.stem[:-7]
+
+
+def _wait_for(folder: Path, number: int, besides: set[str]) -> None:
+    """Waits for a checkpoint of that number or above, not counting those of some runs."""
     deadline = time.monotonic() + 120
-    while not any(int(path.stem[-6:]) >= number for path in folder.glob("*.npz")):
+    while not any(
+        int(path.stem[-6:]) >= number for path in folder.glob("*.npz") if _run_of(path) not in besides
+    ):
         assert time.monotonic() < deadline, f"no checkpoint {number} under {folder}"
         time.sleep(0.01)
 
@@ -151,25 +162,31 @@ def test_killed_anywhere_a_job_ends_as_if_nothing_had_happened(
     assert through.returncode == 0, through.stderr
     folder = tmp_path / "checkpoints"
     variables = {"PMS_CHECKPOINT_DIR": str(folder)}
-    # In the first epoch, in the second, and with a notice in the third.
-    for number, notice in ((20, signal.SIGKILL), (110, signal.SIGKILL), (190, signal.SIGTERM)):
+    # In the first epoch, with a notice in the third, and in the refit, which has checkpoints of its own.
+    chosen: set[str] = set()
+    for number, notice in ((20, signal.SIGKILL), (140, signal.SIGTERM), (30, signal.SIGKILL)):
+        if number == 30:
+            chosen = {_run_of(path) for path in folder.glob("*.npz")}
         with started_train_py(planted, tmp_path / "killed", *ARGUMENTS, **variables) as process:
-            _wait_for(folder, number)
+            _wait_for(folder, number, chosen)
             process.send_signal(notice)
             _, stderr = process.communicate(timeout=60)
         assert process.returncode == (-signal.SIGKILL if notice == signal.SIGKILL else 143), stderr
         assert not (tmp_path / "killed/model").exists()
         assert not (tmp_path / "killed/output/failure").exists()
-    _truncate(max(folder.glob("*.npz")))  # and the disk was full, too
+    refitted = [path for path in folder.glob("*.npz") if _run_of(path) not in chosen]
+    _truncate(max(refitted))  # and the disk was full, too
     resumed = train_py(planted, tmp_path / "killed", *ARGUMENTS, **variables)
     assert resumed.returncode == 0, resumed.stderr
     assert "cannot be used and the one before it is tried" in resumed.stdout
     assert "going on from" in resumed.stdout
-    assert "epoch=1/3" not in resumed.stdout
+    assert "epoch=" not in resumed.stdout
+    assert "refit=" in resumed.stdout
     assert _left(tmp_path / "killed") == _left(tmp_path / "through")
 
     # Taken away while it exported: what is learned is not learned again.
     again = train_py(planted, tmp_path / "again", *ARGUMENTS, **variables)
     assert again.returncode == 0, again.stderr
     assert "epoch=" not in again.stdout
+    assert "refit=" not in again.stdout
     assert _left(tmp_path / "again") == _left(tmp_path / "through")

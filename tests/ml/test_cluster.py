@@ -40,12 +40,12 @@ def test_alone_one_is_the_chief_and_agrees_with_oneself() -> None:
     assert alone.from_chief([1.5, 2.0]).tolist() == [1.5, 2.0]
 
 
-@pytest.mark.parametrize("architecture", ["gru", "attention"])
-def test_two_replicas_learn_what_one_device_learns(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("architecture", "loss"), [("gru", "sampled"), ("attention", "full")])
+def test_two_replicas_learn_what_one_device_learns(architecture: str, loss: str, tmp_path: Path) -> None:
     found = []
     for replicas in ("1", "2"):
         out = tmp_path / replicas
-        command = [sys.executable, str(SCRIPT), str(out), replicas, architecture]
+        command = [sys.executable, str(SCRIPT), str(out), replicas, architecture, loss]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         with np.load(out / "weights.npz") as archive:

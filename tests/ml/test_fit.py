@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import keras  # noqa: TID253  # runs in the ML environment only
 import numpy as np
-import pyarrow as pa
 import pytest
-import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
+import tensorflow as tf  # noqa: TID253
 
 import batches
 import checkpoints
 import fit
 import validate
 from model import NextItem
-from recommender import followers
-from sessions import Sessions
+from queries import build
+from sessions import Sessions, Vocabulary
+
+Make = Callable[[list[list[int]]], Sessions]
 
 
 def _options(**changes: float) -> fit.Options:
@@ -22,18 +26,15 @@ def _options(**changes: float) -> fit.Options:
         "max_length": 5,
         "seed": 1,
         "max_seconds": 0,
+        "label_smoothing": 0.1,
+        "negatives": 4,
+        "full_softmax_products": 100,
     }
     return fit.Options(**(values | changes))  # type: ignore[arg-type]
 
 
-def _sessions(rows: list[list[int]]) -> Sessions:
-    ids = np.array([value for row in rows for value in row], np.int32)
-    offsets = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int64)
-    return Sessions(pa.array([str(number) for number in range(len(rows))]), offsets, ids, ids)
-
-
-def test_pad_keeps_the_end_of_a_session() -> None:
-    padded = batches.pad(_sessions([[1, 2], [1, 2, 3, 4, 5]]), np.array([1, 0]), max_length=3)
+def test_pad_keeps_the_end_of_a_session(make_sessions: Make) -> None:
+    padded = batches.pad(make_sessions([[1, 2], [1, 2, 3, 4, 5]]), np.array([1, 0]), max_length=3)
     assert padded.tolist() == [[2, 3, 4, 5], [1, 2, 0, 0]]
 
 
@@ -65,37 +66,28 @@ def test_target_ranks(case: str) -> None:
     assert int(found[0]) == expected
 
 
-@pytest.mark.parametrize("architecture", ["gru", "attention"])
-def test_network_looks_back_only_and_ignores_padding(architecture: str) -> None:
-    network = NextItem(architecture, products=9, dim=8, dropout=0.5, max_length=6)
-    short = network.last_logits(tf.constant([[3, 4]]), tf.constant([2]))
-    padded = network.last_logits(tf.constant([[3, 4, 0, 0]]), tf.constant([2]))
-    followed = network(tf.constant([[3, 4, 5, 6]]))[:, 1]
-    np.testing.assert_allclose(short, padded, atol=1e-5)
-    np.testing.assert_allclose(network.logits(followed), short, atol=1e-5)
-    assert int(tf.argmin(short[0])) == 0
+@pytest.mark.parametrize("full_softmax_products", [3, 2], ids=["full softmax", "sampled"])
+def test_what_always_follows_is_learned(
+    full_softmax_products: int,
+    make_sessions: Make,
+    make_vocabulary: Callable[[Sessions, int], Vocabulary],
+) -> None:
+    data = make_sessions([[1, 2, 3]] * 64)
+    keras.utils.set_random_seed(1)
+    network = NextItem("gru", products=3, dim=4, dropout=0.0, max_length=5)
+    options = _options(epochs=6, learning_rate=0.05, full_softmax_products=full_softmax_products)
+    progress = fit.train(network, data, build(data, 100, 1), make_vocabulary(data, 3), options, print)
+    assert progress.best == 1.0
+    assert progress.history[-1]["loss"] < progress.history[0]["loss"]
 
 
-def test_unknown_architecture_is_refused() -> None:
-    with pytest.raises(ValueError, match="lstm"):
-        NextItem("lstm", products=9, dim=8, dropout=0.0, max_length=6)
-
-
-def test_followers_are_shares_and_prefer_what_came_after() -> None:
-    ids, shares = followers(_sessions([[1, 2, 3], [2, 3]]), products=3)
-    assert ids[2].tolist()[:2] == [3, 1]
-    assert shares[2][0] == pytest.approx(2 / 2.5)
-    assert (shares.sum(axis=1) <= 1.0001).all()
-    assert not ids[0].any()
-
-
-def test_time_limit_ends_training_early() -> None:
-    from queries import build
-
-    data = _sessions([[1, 2, 3]] * 64)
+def test_time_limit_ends_training_early(
+    make_sessions: Make, make_vocabulary: Callable[[Sessions, int], Vocabulary]
+) -> None:
+    data = make_sessions([[1, 2, 3]] * 64)
     network = NextItem("gru", products=3, dim=4, dropout=0.0, max_length=5)
     rows: list[checkpoints.Epoch] = []
     options = _options(epochs=50, max_seconds=1e-6)
-    progress = fit.train(network, data, build(data, 100, 1), 3, options, rows.append)
+    progress = fit.train(network, data, build(data, 100, 1), make_vocabulary(data, 3), options, rows.append)
     assert progress.finished
     assert len(progress.history) == len(rows) == 1

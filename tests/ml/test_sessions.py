@@ -94,6 +94,40 @@ def test_sessions_are_cleaned_and_encoded(
     assert len(corpus.validation) == 0
 
 
+CATALOGS: dict[str, tuple[dict[str, str | None] | None, list[int] | None]] = {
+    "none": (None, None),
+    "without rows": ({}, None),
+    # Numbered by name: audio 1, video 2. Ids: a, b, c.
+    "some products": ({"c": "audio", "a": "video", "sold by nobody": "books"}, [0, 2, 0, 1]),
+    "null category": ({"a": None, "b": "audio", "c": "audio"}, [0, 0, 1, 1]),
+    "null categories only": ({"a": None, "b": None, "c": None}, [0, 0, 0, 0]),
+    "other products only": ({"x": "audio"}, [0, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("case", CATALOGS)
+def test_categories_are_those_of_the_catalogue(case: str, tmp_path: Path, make_snapshot: Make) -> None:
+    catalog, wanted = CATALOGS[case]
+    train = [["a", "b", "a", "b", "a"], ["b", "c"]]
+    corpus = sessions.load(make_snapshot(tmp_path / "s", train, [], [["a", "x"]], catalog=catalog))
+    assert list(corpus.vocabulary.skus) == ["a", "b", "c"]
+    assert (None if corpus.categories is None else corpus.categories.tolist()) == wanted
+
+
+def test_validation_products_are_of_the_vocabulary_and_learned_last(
+    tmp_path: Path, make_snapshot: Make
+) -> None:
+    folder = make_snapshot(tmp_path / "s", [["a", "b"], ["b", "a"]], [["new", "b"]], [["new", "newest"]])
+    corpus = sessions.load(folder)
+    assert list(corpus.vocabulary.skus) == ["b", "a", "new"]
+    assert corpus.vocabulary.counts.tolist() == [3, 2, 1]
+    assert corpus.test.ids.tolist() == [3, 0]
+    assert corpus.learned.session_ids.to_pylist() == ["s00000", "s00001", "s00002"]
+    assert corpus.learned.offsets.tolist() == [0, 2, 4, 6]
+    assert corpus.learned.ids.tolist() == [2, 1, 1, 2, 3, 1]
+    assert _names(corpus, corpus.learned) == ["a", "b", "b", "a", "new", "b"]
+
+
 def _names(corpus: sessions.Corpus, part: sessions.Sessions) -> list[str]:
     return list(corpus.universe[part.codes])
 
