@@ -100,7 +100,7 @@ class Settings(BaseSettings):
 
     @property
     def tracking_environment(self) -> dict[str, str]:
-        """Variables of a training job that tell it where to track; everybody may read them, none is secret."""
+        """Variables of a training job that tell it where to track; many may read them, none is secret."""
         if self.tracking == "mlflow" and self.mlflow_tracking_uri:
             return {"MLFLOW_TRACKING_URI": self.mlflow_tracking_uri}
         return {}

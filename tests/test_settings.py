@@ -37,17 +37,21 @@ def test_unknown_warehouse_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("mlflow", None, {}),
     ],
 )
-def test_only_the_chosen_tracker_is_told_of(tracking: str, uri: str | None, variables: dict[str, str]) -> None:
+def test_only_the_chosen_tracker_is_told(tracking: str, uri: str | None, variables: dict[str, str]) -> None:
     made = Settings(tracking=tracking, mlflow_tracking_uri=uri)  # type: ignore[arg-type]
     assert made.tracking_environment == variables
 
 
 @pytest.mark.parametrize(
     "uri",
-    ["https://me:canary@mlflow.example", "https://canary@mlflow.example", "postgresql://db/x?password=canary"],
+    [
+        "https://me:canary@mlflow.example",
+        "https://canary@mlflow.example",
+        "postgresql://db/x?password=canary",
+    ],
     ids=["password", "token", "query"],
 )
-def test_address_with_a_login_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+def test_address_with_a_login_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("PMS_MLFLOW_TRACKING_URI", uri)
     with pytest.raises(ValidationError, match="no user, password or query") as failure:
         Settings()

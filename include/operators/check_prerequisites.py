@@ -33,8 +33,9 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
     """Fails within seconds, with one list of all that is missing, instead of after an hour with the first.
 
     The dates, the warehouse and its raw log for this window, dbt Cloud where it is chosen, AWS credentials,
-    the bucket (created where it is missing), the instance types, the tracking, and the ML environment. A run that uses an
-    earlier snapshot needs that snapshot instead of warehouse and dbt, and its transform step is skipped.
+    the bucket (created where it is missing), the instance types, the tracking, and the ML environment.
+    A run that uses an earlier snapshot needs that snapshot instead of warehouse and dbt, and its transform
+    step is skipped.
 
     Args:
         start_date: First day of the window, ISO.
@@ -265,8 +266,8 @@ def _check_tracking(settings: Settings) -> None:
     """
     if settings.tracking == "mlflow" and not settings.mlflow_tracking_uri:
         raise SettingsError(
-            "PMS_TRACKING is 'mlflow', which needs the server's address in PMS_MLFLOW_TRACKING_URI: set it, or "
-            "PMS_TRACKING to 'none'."
+            "PMS_TRACKING is 'mlflow', which needs the server's address in PMS_MLFLOW_TRACKING_URI: set it, "
+            "or PMS_TRACKING to 'none'."
         )
 
 

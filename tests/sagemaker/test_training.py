@@ -125,7 +125,10 @@ def test_unusable_request_is_refused(changes: dict[str, Any]) -> None:
         ),
         ("epoch=10/10 loss=1e-05 val_mrr@20=0.1", {"epoch": "10", "train:loss": "1e-05"}),
         ("epoch=1/10 val_loss=7.5 loss=5.0 val_mrr@20=0.1", {"train:loss": "5.0"}),
-        ("blend network=0.5 companions=0.2 followers=0.2 own=0.1 val_mrr@20=0.2512", {FINAL_METRIC: "0.2512"}),
+        (
+            "blend network=0.5 companions=0.3 own=0.2 val_mrr@20=0.2512",
+            {FINAL_METRIC: "0.2512"},
+        ),
         ("blend val_mrr@20=None val_hit_rate@20=None", {}),
         ("refit=2/3 loss=5.1234 interactions_per_second=900.0", {}),
         ("loading the snapshot", {}),
