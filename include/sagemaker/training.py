@@ -12,8 +12,8 @@ from include.sagemaker.source import ENTRY_POINT
 CHANNEL = "snapshot"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 VOLUME_GB = 50
-# Of the blend, before it learns from the validation sessions, too. The curve's last value is no measure of it:
-# that is of the network alone, and the best epoch is kept.
+# Of the blend, before it learns from the validation sessions, too. The curve's last value is no measure of
+# it: that is of the network alone, and the best epoch is kept.
 FINAL_METRIC = "validation:final_mrr@20"
 CHECKPOINTS = "/opt/ml/checkpoints"  # where train.py looks for them
 
