@@ -19,7 +19,10 @@ _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_$]{0,254}$"
 class Settings(BaseSettings):
     """Settings and their defaults; the README's table is generated from these descriptions."""
 
-    model_config = SettingsConfigDict(env_prefix="PMS_", env_file=PROJECT_ROOT / ".env", extra="ignore")
+    # An input that is refused may be one that holds a password; the name of its field is told, and why.
+    model_config = SettingsConfigDict(
+        env_prefix="PMS_", env_file=PROJECT_ROOT / ".env", extra="ignore", hide_input_in_errors=True
+    )
 
     warehouse: Literal["duckdb", "snowflake"] = Field(
         "duckdb", description="Which SQL dialect and profile the pipeline uses."
@@ -71,6 +74,14 @@ class Settings(BaseSettings):
         description="Image of the endpoint.",
     )
     training_instance_type: str = Field("ml.g5.xlarge", description="Default instance of the training job.")
+    tracking: Literal["none", "mlflow", "comet"] = Field(
+        "none", description="Where training jobs copy parameters and learning curve."
+    )
+    mlflow_tracking_uri: str | None = Field(
+        None,
+        max_length=512,
+        description="Address of the MLflow server, without a password; needed with `mlflow`.",
+    )
     endpoint_instance_type: str = Field("ml.m5.large", description="Instance behind the endpoint.")
     endpoint_name: str = Field("shop-recommender", description="Stable name of the endpoint.")
     poll_seconds: int = Field(30, ge=1, le=300, description="Pause between two looks at a job or endpoint.")
@@ -87,6 +98,13 @@ class Settings(BaseSettings):
         """
         return "warehouse" if self.warehouse == "duckdb" else "default_pool"
 
+    @property
+    def tracking_environment(self) -> dict[str, str]:
+        """Variables of a training job that tell it where to track; many may read them, none is secret."""
+        if self.tracking == "mlflow" and self.mlflow_tracking_uri:
+            return {"MLFLOW_TRACKING_URI": self.mlflow_tracking_uri}
+        return {}
+
     @field_validator("tenant")
     @classmethod
     def _tenant_survives_templates(cls, value: str) -> str:
@@ -94,7 +112,24 @@ class Settings(BaseSettings):
             raise ValueError("a tenant is a letter, then up to 63 letters, digits, '_', '.' or '-'")
         return value
 
-    @field_validator("schedule", "dbt_cloud_job_id", "snowflake_warehouse", "snowflake_role", mode="before")
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _address_holds_no_password(cls, value: str | None) -> str | None:
+        if value and ("@" in value or "?" in value):
+            raise ValueError(
+                "whoever may describe a training job can read this address, so that no user, password or "
+                "query may stand in it: give the host alone, and the login to the training image"
+            )
+        return value
+
+    @field_validator(
+        "schedule",
+        "dbt_cloud_job_id",
+        "snowflake_warehouse",
+        "snowflake_role",
+        "mlflow_tracking_uri",
+        mode="before",
+    )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from include.settings import Settings
 
 
-@pytest.mark.parametrize("name", ["schedule", "dbt_cloud_job_id"])
+@pytest.mark.parametrize("name", ["schedule", "dbt_cloud_job_id", "mlflow_tracking_uri"])
 def test_empty_means_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"PMS_{name.upper()}", "")
     assert getattr(Settings(), name) is None
@@ -24,6 +24,43 @@ def test_job_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, job: 
 def test_unknown_warehouse_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMS_WAREHOUSE", "oracle")
     with pytest.raises(ValidationError, match="warehouse"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("tracking", "uri", "variables"),
+    [
+        ("none", "http://m:5000", {}),
+        ("comet", "http://m:5000", {}),
+        ("mlflow", "http://m:5000", {"MLFLOW_TRACKING_URI": "http://m:5000"}),
+        ("mlflow", "databricks://shop", {"MLFLOW_TRACKING_URI": "databricks://shop"}),
+        ("mlflow", None, {}),
+    ],
+)
+def test_only_the_chosen_tracker_is_told(tracking: str, uri: str | None, variables: dict[str, str]) -> None:
+    made = Settings(tracking=tracking, mlflow_tracking_uri=uri)  # type: ignore[arg-type]
+    assert made.tracking_environment == variables
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://me:canary@mlflow.example",
+        "https://canary@mlflow.example",
+        "postgresql://db/x?password=canary",
+    ],
+    ids=["password", "token", "query"],
+)
+def test_address_with_a_login_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("PMS_MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValidationError, match="no user, password or query") as failure:
+        Settings()
+    assert "canary" not in str(failure.value)
+
+
+def test_unknown_tracker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMS_TRACKING", "wandb")
+    with pytest.raises(ValidationError, match="'none', 'mlflow' or 'comet'"):
         Settings()
 
 

@@ -149,11 +149,14 @@ def _outcome(verdict: Verdict) -> str:
 
 def _facts(training: Mapping[str, object]) -> list[tuple[str, str]]:
     data = _mapping(training.get("training"))
+    shares = _mapping(_mapping(training.get("blend")).get("shares"))
     facts = [
-        ("Training sessions", number(data.get("sessions"))),
-        ("Training interactions", number(data.get("interactions"))),
+        ("Sessions learned from", number(data.get("sessions"))),
+        ("Interactions learned from", number(data.get("interactions"))),
         ("Products", number(data.get("products"))),
+        ("Epochs", number(data.get("epochs"))),
         ("Training seconds", number(data.get("seconds"))),
+        *((f"Mean share of {shorten(name)} in the blend", percent(share)) for name, share in shares.items()),
         ("Test sessions", number(training.get("sessions"))),
         ("Test queries", number(training.get("queries"))),
         ("Next items unknown to training", percent(training.get("unknown_target_share"))),
@@ -190,7 +193,7 @@ def draw(card: Card) -> str:
     history = card.training.get("history")
     charts = [
         learning_curve(history, "loss", "Training loss"),
-        learning_curve(history, "val_mrr@20", "MRR@20 on the validation sessions"),
+        learning_curve(history, "val_mrr@20", "MRR@20 of the network alone on the validation sessions"),
     ]
     return _template().render(
         verdict=card.verdict,

@@ -28,7 +28,7 @@ class Data:
     Attributes:
         facts: Name and text.
         splits: Name, sessions and interactions.
-        unknown_share: Share of the test interactions with a product that training never saw.
+        unknown_share: Share of the test interactions with a product that no session of the train split holds.
         previous: The snapshot that the data are held against.
         drift: Measure, kind of value, value and band.
         tests: None where the run left no results, as one that uses a snapshot again.

@@ -147,7 +147,7 @@ class Evaluation:
 
     @cached_property
     def train_counts(self) -> pd.Series:
-        """Number of training interactions by SKU; products never seen in training are left out."""
+        """Interactions by SKU that were learned from, of validation sessions too; others are left out."""
         items = pd.read_parquet(self._path("items.parquet"))
         self._require(items, "items.parquet", "product_sku", "train_count")
         counts = items.set_index("product_sku")["train_count"].astype("float64")

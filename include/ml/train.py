@@ -219,7 +219,7 @@ def _reporter(tracker: tracking.Tracker) -> Callable[[str, int, checkpoints.Epoc
 
 
 def _announce_choice(choice: Choice) -> None:
-    # The last word on validation, of what is exported: a tuning job compares its trials by it.
+    # The last word on validation, of the blend and before the refit: a tuning job compares its trials by it.
     _say("blend", **choice.shares, **choice.reached)
 
 

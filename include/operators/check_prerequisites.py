@@ -33,8 +33,9 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
     """Fails within seconds, with one list of all that is missing, instead of after an hour with the first.
 
     The dates, the warehouse and its raw log for this window, dbt Cloud where it is chosen, AWS credentials,
-    the bucket (created where it is missing), the instance types, and the ML environment. A run that uses an
-    earlier snapshot needs that snapshot instead of warehouse and dbt, and its transform step is skipped.
+    the bucket (created where it is missing), the instance types, the tracking, and the ML environment.
+    A run that uses an earlier snapshot needs that snapshot instead of warehouse and dbt, and its transform
+    step is skipped.
 
     Args:
         start_date: First day of the window, ISO.
@@ -87,6 +88,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         checks: tuple[Callable[[], None], ...] = (
             *self._data_checks(context, settings, window, empty),
             lambda: _check_aws(settings),
+            lambda: _check_tracking(settings),
             lambda: _check_ml_environment(settings),
         )
         for check in checks:
@@ -254,6 +256,19 @@ def _check_aws(settings: Settings) -> None:
     ):
         if chosen not in model.shape_for(shape).enum:
             raise SettingsError(f"{setting}: SageMaker has no instance type {chosen!r} for this.")
+
+
+def _check_tracking(settings: Settings) -> None:
+    """Makes sure that training jobs are told where to track.
+
+    Raises:
+        SettingsError: They are not.
+    """
+    if settings.tracking == "mlflow" and not settings.mlflow_tracking_uri:
+        raise SettingsError(
+            "PMS_TRACKING is 'mlflow', which needs the server's address in PMS_MLFLOW_TRACKING_URI: set it, "
+            "or PMS_TRACKING to 'none'."
+        )
 
 
 def _check_ml_environment(settings: Settings) -> None:

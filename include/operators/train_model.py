@@ -112,6 +112,7 @@ class TrainModelOperator(SageMakerTrainingOperator):
         hyperparameters = dict(self.hyperparameters)
         client: Any = self.hook.get_conn()
         request = training_request(
+            # Tracking is no part of the name: it changes nothing of what is learned.
             job_name=training_job_name(
                 snapshot.snapshot_id, digest, hyperparameters, settings.training_image, self.instance_type
             ),
@@ -124,6 +125,8 @@ class TrainModelOperator(SageMakerTrainingOperator):
             instance_type=self.instance_type,
             max_runtime_seconds=int(self.max_runtime_seconds),
             region=client.meta.region_name,
+            tracking=settings.tracking,
+            environment=settings.tracking_environment,
         )
         if trials := int(self.tune_trials):
             search = tuning_request(request, trials=trials, parallel=int(self.tune_parallel))

@@ -12,7 +12,8 @@ from include.sagemaker.source import ENTRY_POINT
 CHANNEL = "snapshot"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 VOLUME_GB = 50
-# Of the model that is exported. The curve's last value is no measure of it: the best epoch is kept.
+# Of the blend, before it learns from the validation sessions, too. The curve's last value is no measure of
+# it: that is of the network alone, and the best epoch is kept.
 FINAL_METRIC = "validation:final_mrr@20"
 CHECKPOINTS = "/opt/ml/checkpoints"  # where train.py looks for them
 
@@ -86,6 +87,8 @@ def training_request(
     instance_type: str,
     max_runtime_seconds: int,
     region: str | None = None,
+    tracking: str = "none",
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Returns the whole CreateTrainingJob request.
 
@@ -100,12 +103,16 @@ def training_request(
         instance_type: One such instance is used.
         max_runtime_seconds: SageMaker stops the job, and billing, after this long.
         region: Region of the job.
+        tracking: Where the script copies parameters and learning curve.
+        environment: Variables of the script. DescribeTrainingJob shows them: none may be a secret.
 
     Raises:
         BadInputError: A hyper-parameter's name is reserved, or the time is not positive.
     """
     if max_runtime_seconds < 1:
         raise BadInputError(f"A training job needs at least one second, not {max_runtime_seconds}.")
+    if tracking != "none":
+        hyperparameters = {**hyperparameters, "tracking": tracking}
     return {
         "TrainingJobName": job_name,
         "RoleArn": role_arn,
@@ -136,6 +143,7 @@ def training_request(
         },
         "ResourceConfig": {"InstanceCount": 1, "InstanceType": instance_type, "VolumeSizeInGB": VOLUME_GB},
         "StoppingCondition": {"MaxRuntimeInSeconds": max_runtime_seconds},
+        **({"Environment": dict(environment)} if environment else {}),
         "Tags": tags(snapshot_id=snapshot.snapshot_id),
     }
 

@@ -47,10 +47,10 @@ class Range(NamedTuple):
 
 # Around train.py's own defaults. Numbers that cost time or memory by their size are a choice of few.
 SPACE: dict[str, Range | tuple[int, ...]] = {
-    "learning-rate": Range(0.001, 0.02, "Logarithmic"),
+    "learning-rate": Range(0.003, 0.03, "Logarithmic"),
     "dropout": Range(0.1, 0.6),
     "embedding-dim": (64, 96, 128, 192, 256),
-    "batch-size": (32, 64, 128, 256),
+    "batch-size": (64, 128, 256, 512),
 }
 
 

@@ -12,7 +12,8 @@ from include.contracts import Check, Verdict
 
 TRAINING = {
     "history": [{"epoch": n, "loss": 6.0 / n, "val_mrr@20": 0.1 * n, "seconds": 2.0} for n in (1, 2, 3)],
-    "training": {"sessions": 4000, "interactions": 19000, "products": 300, "seconds": 12.5},
+    "training": {"sessions": 4000, "interactions": 19000, "products": 300, "epochs": 7, "seconds": 12.5},
+    "blend": {"shares": {"network": 0.613, "own": 0.387}, "weights": [[0.1, 0.2]], "val_mrr@20": 0.2},
     "hyperparameters": {"architecture": "gru", "embedding_dim": 128},
     "versions": {"keras": "3.15.1"},
     "seed": 42,
@@ -107,6 +108,9 @@ def test_the_card_shows_verdict_metrics_baselines_curve_counts_examples_and_hype
         "popularity",
         "0.2200",
         "19,000",
+        "Epochs",
+        "Mean share of network in the blend",
+        "61.3 %",
         "1.4 %",
         "embedding_dim",
         "128",

@@ -52,7 +52,7 @@ def test_the_section_shows_interval_splits_boundaries_drift_and_tests() -> None:
         "2026-01-25T00:00:00Z",
         '<td>train</td><td class="n">4,321</td><td class="n">20,123</td>',
         '<td>test</td><td class="n">501</td><td class="n">2,345</td>',
-        "unknown to training: 3.4 %",
+        "no session of the train split holds: 3.4 %",
         "snap-before",
         '<td>sessions per day</td><td class="n">ratio 2.5000</td><td class="large">large</td>',
         '<td>top products</td><td class="n">PSI 0.1234</td><td class="moderate">moderate</td>',

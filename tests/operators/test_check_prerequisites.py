@@ -196,6 +196,8 @@ def test_run_may_be_about_another_tenant(set_up: Path, tenant: str) -> None:
         ({"PMS_TENANT": "another-shop"}, "no events of tenant 'another-shop'"),
         ({"PMS_TRAINING_INSTANCE_TYPE": "ml.enormous"}, "no instance type 'ml.enormous'"),
         ({"PMS_ENDPOINT_INSTANCE_TYPE": "m5.large"}, "PMS_ENDPOINT_INSTANCE_TYPE"),
+        ({"PMS_TRACKING": "mlflow"}, "address in PMS_MLFLOW_TRACKING_URI"),
+        ({"PMS_TRACKING": "mlflow", "PMS_MLFLOW_TRACKING_URI": ""}, "address in PMS_MLFLOW_TRACKING_URI"),
         ({"PMS_ML_PYTHON": "/nowhere/python"}, "make setup"),
     ],
 )

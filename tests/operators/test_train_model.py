@@ -14,6 +14,7 @@ from include.operators.sagemaker_jobs import TrainingJob
 from include.operators.train_model import TrainModelOperator
 from include.sagemaker.source import source_digest
 from include.sagemaker.training import LOG_GROUP
+from include.settings import get_settings
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal
 
 pytestmark = pytest.mark.usefixtures("naps")
@@ -70,6 +71,27 @@ def test_a_run_uploads_the_code_and_starts_one_job(
     key = f"shop/code/{source_digest(source)}/sourcedir.tar.gz"
     assert request["HyperParameters"]["sagemaker_submit_directory"] == f'"s3://post-modern-stack/{key}"'
     assert aws.head_object(Bucket="post-modern-stack", Key=key)["ContentLength"] > 0
+
+
+def test_a_setting_has_the_job_tracked_under_the_same_name(
+    sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMET_API_KEY", "canary")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary")
+    address = {"MLFLOW_TRACKING_URI": "https://mlflow.example:5000"}
+    variables = {"none": None, "mlflow": address, "comet": None}
+    monkeypatch.setenv("PMS_MLFLOW_TRACKING_URI", address["MLFLOW_TRACKING_URI"])
+    for tracking in variables:
+        sagemaker.jobs.clear()
+        monkeypatch.setenv("PMS_TRACKING", tracking)
+        get_settings.cache_clear()
+        run(snapshot)
+    requests = sagemaker.made("CreateTrainingJob")
+    assert len({request["TrainingJobName"] for request in requests}) == 1
+    assert [request.get("Environment") for request in requests] == list(variables.values())
+    chosen = [request["HyperParameters"].get("tracking") for request in requests]
+    assert chosen == [None, '"mlflow"', '"comet"']
+    assert "canary" not in str(requests)
 
 
 def test_the_run_keeps_the_claim_check(sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot) -> None:

@@ -85,6 +85,28 @@ def test_hyperparameter_without_a_value_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "tracking", "environment"),
+    [
+        ({}, None, None),
+        ({"tracking": "none", "environment": {}}, None, None),
+        (
+            {"tracking": "mlflow", "environment": {"MLFLOW_TRACKING_URI": "http://m:5000"}},
+            '"mlflow"',
+            {"MLFLOW_TRACKING_URI": "http://m:5000"},
+        ),
+        ({"tracking": "comet"}, '"comet"', None),
+    ],
+    ids=["not asked for", "none", "mlflow", "comet"],
+)
+def test_tracking_is_an_option_and_variables(
+    changes: dict[str, Any], tracking: str | None, environment: dict[str, str] | None
+) -> None:
+    made = request(**changes)
+    assert made["HyperParameters"].get("tracking") == tracking
+    assert made.get("Environment") == environment
+
+
+@pytest.mark.parametrize(
     "changes",
     [{"hyperparameters": {"sagemaker_program": "evil.py"}}, {"max_runtime_seconds": 0}],
     ids=["reserved name", "no time"],
@@ -103,8 +125,12 @@ def test_unusable_request_is_refused(changes: dict[str, Any]) -> None:
         ),
         ("epoch=10/10 loss=1e-05 val_mrr@20=0.1", {"epoch": "10", "train:loss": "1e-05"}),
         ("epoch=1/10 val_loss=7.5 loss=5.0 val_mrr@20=0.1", {"train:loss": "5.0"}),
-        ("blend neighbours=0.5000 revisit=1.0000 val_mrr@20=0.2512", {FINAL_METRIC: "0.2512"}),
-        ("blend neighbours=0.5000 revisit=1.0000 val_mrr@20=None", {}),
+        (
+            "blend network=0.5 companions=0.3 own=0.2 val_mrr@20=0.2512",
+            {FINAL_METRIC: "0.2512"},
+        ),
+        ("blend val_mrr@20=None val_hit_rate@20=None", {}),
+        ("refit=2/3 loss=5.1234 interactions_per_second=900.0", {}),
         ("loading the snapshot", {}),
     ],
 )

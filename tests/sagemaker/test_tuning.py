@@ -75,6 +75,14 @@ def test_a_trial_is_the_training_job_but_for_what_is_searched() -> None:
     assert request()["Tags"] == training["Tags"]
 
 
+def test_trials_are_tracked_like_a_training_and_the_search_keeps_its_name() -> None:
+    tracked = request(tracking="mlflow", environment={"MLFLOW_TRACKING_URI": "http://m:5000"})
+    definition = tracked["TrainingJobDefinition"]
+    assert definition["StaticHyperParameters"]["tracking"] == '"mlflow"'
+    assert definition["Environment"] == {"MLFLOW_TRACKING_URI": "http://m:5000"}
+    assert tracked["HyperParameterTuningJobName"] == request()["HyperParameterTuningJobName"]
+
+
 def test_spot_settings_go_on_and_shared_checkpoints_do_not() -> None:
     training = {
         **once(),

@@ -33,7 +33,7 @@ def run(job: Job) -> Answers:
     lists = _predictions(job.shop, evaluation / "predictions.parquet")
     latencies = _latencies(job.shop, job.work / "model" / "1")
     notes = {name: report[name] for name in ("hyperparameters", "versions") if name in report}
-    notes["trained_on"] = "the train part; the validation part chooses"
+    notes["trained_on"] = "train and validation part, once the validation part has chosen"
     return Answers(lists, report["training"]["seconds"], cpu, latencies, notes)
 
 
