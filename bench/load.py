@@ -76,9 +76,7 @@ def drive(
     port: int, messages: list[bytes], times: list[float], connections: int = _CONNECTIONS
 ) -> dict[str, Any]:
     """Sends the messages in turn at their times; returns latencies in ms, statuses and sizes of replies."""
-    idle = [Connection(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(connections)]
-    for connection in idle:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    idle: list[Connection] = []
     busy: dict[socket.socket, Connection] = {}
     waiting: collections.deque[tuple[float, bytes]] = collections.deque()
     latencies: list[float] = []
@@ -94,8 +92,8 @@ def drive(
         while number < len(times) and start + times[number] <= now:
             waiting.append((start + times[number], messages[number % len(messages)]))
             number += 1
-        while waiting and idle:
-            connection = idle.pop()
+        while waiting and len(busy) < connections:
+            connection = _connected(idle, port)
             busy[connection.socket] = connection
             connection.send(*waiting.popleft())
         next_due = start + times[number] if number < len(times) else now + 0.1
@@ -117,6 +115,18 @@ def drive(
         "sizes": sizes,
         "seconds": finished - start,
     }
+
+
+def _connected(idle: list[Connection], port: int) -> Connection:
+    """Returns an idle connection that the server has not closed meanwhile, or a new one."""
+    while idle:
+        connection = idle.pop()
+        if not select.select([connection.socket], [], [], 0.0)[0]:
+            return connection
+        connection.socket.close()
+    connection = Connection(socket.create_connection(("127.0.0.1", port), 5))
+    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:

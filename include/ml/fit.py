@@ -134,7 +134,7 @@ class _Loop:
             while not self.progress.finished:
                 self._end_epoch(self._train_epoch(signal))
                 self._save()
-                if not self.progress.finished and self.cluster.any([signal.received])[0]:
+                if self.cluster.any([signal.received])[0]:
                     self._leave()
         if self.cluster.is_chief:
             self.network.set_weights(self.best_weights)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import keras
 import numpy as np
 
 import accelerate
@@ -23,7 +24,7 @@ from evaluate import LIST_LENGTH
 from model import NextItem
 from queries import Queries
 from recommender import Recommender
-from sessions import Corpus, Ids, Sessions
+from sessions import Corpus, Ids, Sessions, Vocabulary
 from validate import Choice, choose_blend
 
 _VALIDATION_QUERIES = 5_000
@@ -83,18 +84,30 @@ class Learner:
             fit.DivergedError: Training failed.
             fit.StoppedError: SIGTERM came.
         """
-        corpus, validation = self.corpus, self._validation(_VALIDATION_QUERIES)
-        refits = self.arguments.refit == "on" and len(validation) > 0
-        network, progress = self._fit("epoch", corpus.train, validation, self.arguments.epochs, refits)
-        recommender = Recommender(network, corpus.train, corpus.vocabulary)
+        arguments, corpus = self.arguments, self.corpus
+        validation = self._validation(_VALIDATION_QUERIES)
+        refits = arguments.refit == "on" and len(validation) > 0
+        limit = arguments.max_seconds
+        met = np.bincount(corpus.train.ids, minlength=len(corpus.vocabulary) + 1)[1:]
+        before = replace(corpus.vocabulary, counts=met)
+        network, progress = self._fit(
+            "epoch", corpus.train, validation, before, arguments.epochs, limit / 2 if refits else limit
+        )
+        recommender = Recommender(network, corpus.train, before)
         choice = choose_blend(recommender, validation) if self.cluster.is_chief else None
         if choice:
             self.announce(choice)
-        epochs, seconds, learned = len(progress.history), progress.seconds, corpus.train
+        epochs = int(self.cluster.from_chief(_best_epoch(progress.history)))
+        seconds, learned = progress.seconds, corpus.train
         if refits:
-            epochs = int(self.cluster.from_chief(_best_epoch(progress.history)))
-            network, again = self._fit("refit", corpus.learned, self._validation(0), epochs, refits)
+            left = max(1.0, limit - float(self.cluster.from_chief(seconds))) if limit else 0.0
+            network, again = self._fit(
+                "refit", corpus.learned, self._validation(0), corpus.vocabulary, epochs, left
+            )
+            if limit and again.seconds >= left:
+                self.note("the time limit cut the refit short: its network has learned less than it could")
             recommender = Recommender(network, corpus.learned, corpus.vocabulary)
+            epochs = len(again.history)
             seconds, learned = seconds + again.seconds, corpus.learned
         if choice is None:
             return None
@@ -109,25 +122,33 @@ class Learner:
         return protocol.build(sessions, limit, self.arguments.seed)
 
     def _fit(
-        self, phase: str, sessions: Sessions, validation: Queries, epochs: int, shares_time: bool
+        self,
+        phase: str,
+        sessions: Sessions,
+        validation: Queries,
+        vocabulary: Vocabulary,
+        epochs: int,
+        max_seconds: float,
     ) -> tuple[NextItem, Progress]:
         """Trains, and returns the best network in float32 outside of any strategy: what can be exported."""
         arguments, products = self.arguments, len(self.corpus.vocabulary)
         precision = accelerate.choose_precision(arguments.precision)
+        # Whatever ran before, a tracker's client among it, may have drawn from the same generators.
+        keras.utils.set_random_seed(arguments.seed)
         with self.cluster.strategy.scope(), accelerate.dtype_policy(precision):
             network = build_network(arguments, products, categories=self.corpus.categories)
         progress = fit.train(
             network,
             sessions,
             validation,
-            self.corpus.vocabulary,
+            vocabulary,
             fit.Options(
                 epochs=epochs,
                 batch_size=arguments.batch_size,
                 learning_rate=arguments.learning_rate,
                 max_length=arguments.max_length,
                 seed=arguments.seed,
-                max_seconds=arguments.max_seconds / 2 if shares_time else arguments.max_seconds,
+                max_seconds=max_seconds,
                 label_smoothing=arguments.label_smoothing,
                 negatives=arguments.negatives,
                 full_softmax_products=arguments.full_softmax_products,
@@ -152,7 +173,7 @@ class Learner:
             versions=self.versions,
         )
         seconds = self.arguments.checkpoint_seconds
-        return checkpoints.Checkpoints(self.checkpoint_folder, digest, seconds, self.note)
+        return checkpoints.Checkpoints(self.checkpoint_folder / phase, digest, seconds, self.note)
 
 
 def build_network(

@@ -141,7 +141,8 @@ class NextItem(keras.Model):
         Rows of length 0 are scored on padding; the caller must not use them.
         """
         states = self(ids, training=False)
-        last = tf.gather(states, tf.maximum(lengths - 1, 0), batch_dims=1)
+        # Few rows, of which an order is to be read: rounded as mixed precision does, many would be equal.
+        last = ops.cast(tf.gather(states, tf.maximum(lengths - 1, 0), batch_dims=1), "float32")
         table = self.table()
         if table.dtype != "float32":
             return self.logits(last)

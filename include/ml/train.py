@@ -184,6 +184,7 @@ def _run(
     if learned is None:
         _note("the chief goes on alone")
         return
+    _say("learned", epochs=learned.epochs, seconds=learned.seconds)
     training = {
         "sessions": len(learned.sessions),
         "interactions": len(learned.sessions.ids),

@@ -42,6 +42,7 @@ def choose_blend(recommender: Recommender, validation: Queries) -> Choice:
         features[rows], expected[rows] = seen.numpy(), probabilities.numpy()
     # Nobody can expect an unknown product, and what is being viewed is never recommended.
     askable = (validation.targets > 0) & (validation.targets != validation.viewed)
+    askable &= validation.lengths > 0  # the fallback's, not the mixture's
     blend = fit_blend(features[askable], expected[askable])
     recommender.set_blend(blend)
     shares = blend.shares(features) if len(features) else {}
@@ -63,6 +64,8 @@ def _reached(
     place = np.zeros(len(validation), np.int64)
     for rows, history, lengths, viewed, targets in _slices(validation):
         place[rows] = target_ranks(score(history, lengths), viewed, targets).numpy()
+    # Where nothing is known the fallback answers, by popularity, which is the order of the ids.
+    place = np.where(validation.lengths > 0, place, validation.targets)
     reached = at_cutoff(np.where(validation.targets > 0, place, 0), LIST_LENGTH)
     return {f"val_{name}": reached[name] for name in names}
 

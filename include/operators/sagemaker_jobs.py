@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+from botocore.exceptions import ClientError
 
 from include.contracts import TrainedModel
 from include.sagemaker.logs import JobLog
@@ -88,6 +89,7 @@ class TuningJob:
         self._log = log
         self._seen: dict[str, str] = {}
         self._failed: str | None = None
+        self._watched = True
 
     def seconds(self, request: Mapping[str, Any]) -> int:
         """Returns the time that SageMaker gives it."""
@@ -117,7 +119,15 @@ class TuningJob:
 
     def watch(self, name: str, description: Mapping[str, Any]) -> None:
         """Logs what is new since the last look."""
-        for trial in self._trials(name):
+        try:
+            trials = self._trials(name)
+        except ClientError as error:
+            # The search goes on without being watched; giving up on it would leave it running, and billed.
+            if self._watched:
+                self._log.warning("Cannot list the trials of %s: %s", name, error)
+            self._watched = False
+            return
+        for trial in trials:
             trial_name, sentence = trial["TrainingJobName"], trial_sentence(trial)
             if trial["TrainingJobStatus"] == "Failed":
                 self._failed = trial_name

@@ -88,7 +88,7 @@ def test_our_own_reader_takes_the_snapshot_as_it_is(tmp_path: Path, root: Path) 
     assert [corpus.universe[code] for code in corpus.test.codes] == [
         shop.skus[code] for code in shop.test.items
     ]
-    assert list(corpus.test.session_ids) == shop.session_ids
+    assert corpus.test.session_ids.to_pylist() == shop.session_ids
 
 
 BASE = [(f"s{number:02d}", item, number * 10) for number in range(20) for item in ("a", "b")]

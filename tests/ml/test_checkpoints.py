@@ -146,7 +146,7 @@ def _wait_for(folder: Path, number: int, besides: set[str]) -> None:
     """Waits for a checkpoint of that number or above, not counting those of some runs."""
     deadline = time.monotonic() + 120
     while not any(
-        int(path.stem[-6:]) >= number for path in folder.glob("*.npz") if _run_of(path) not in besides
+        int(path.stem[-6:]) >= number for path in folder.rglob("*.npz") if _run_of(path) not in besides
     ):
         assert time.monotonic() < deadline, f"no checkpoint {number} under {folder}"
         time.sleep(0.01)
@@ -166,7 +166,7 @@ def test_killed_anywhere_a_job_ends_as_if_nothing_had_happened(
     chosen: set[str] = set()
     for number, notice in ((20, signal.SIGKILL), (140, signal.SIGTERM), (30, signal.SIGKILL)):
         if number == 30:
-            chosen = {_run_of(path) for path in folder.glob("*.npz")}
+            chosen = {_run_of(path) for path in folder.rglob("*.npz")}
         with started_train_py(planted, tmp_path / "killed", *ARGUMENTS, **variables) as process:
             _wait_for(folder, number, chosen)
             process.send_signal(notice)
@@ -174,7 +174,7 @@ def test_killed_anywhere_a_job_ends_as_if_nothing_had_happened(
         assert process.returncode == (-signal.SIGKILL if notice == signal.SIGKILL else 143), stderr
         assert not (tmp_path / "killed/model").exists()
         assert not (tmp_path / "killed/output/failure").exists()
-    refitted = [path for path in folder.glob("*.npz") if _run_of(path) not in chosen]
+    refitted = [path for path in folder.rglob("*.npz") if _run_of(path) not in chosen]
     _truncate(max(refitted))  # and the disk was full, too
     resumed = train_py(planted, tmp_path / "killed", *ARGUMENTS, **variables)
     assert resumed.returncode == 0, resumed.stderr

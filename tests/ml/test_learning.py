@@ -13,12 +13,14 @@ import fit
 import learning
 import sessions
 import train
+from blend import DEFAULT_BLEND
 from cluster import Cluster
 from learning import Learned, Learner
-from queries import Queries
+from model import NextItem
+from queries import Queries, build
 from recommender import Recommender
-from sessions import Corpus, Vocabulary
-from validate import Choice
+from sessions import Corpus, Sessions, Vocabulary
+from validate import Choice, choose_blend
 
 REACHED = [0.1, 0.5, 0.3, 0.2]  # validation MRR of each epoch: the second is the best
 
@@ -107,8 +109,20 @@ def test_without_a_refit_only_training_sessions_are_learned(
 ) -> None:
     job = _Job(corpus, "off", monkeypatch)
     assert job.rows == [("epoch", 6)] * 4
-    assert job.learned.epochs == 4
+    assert job.learned.epochs == 2  # those of the weights that are kept
     assert job.learned.sessions is corpus.train
     [(chosen_with, _)] = job.asked
     assert job.learned.recommender is chosen_with
     assert not chosen_with.followers[1].numpy()[_id(corpus.vocabulary, "new")].any()
+
+
+def test_a_session_without_a_known_product_is_ranked_by_popularity_and_does_not_choose(
+    corpus: Corpus, make_sessions: Callable[[list[list[int]]], Sessions]
+) -> None:
+    vocabulary = corpus.vocabulary
+    network = NextItem("gru", len(vocabulary), 4, 0.0, 50)
+    recommender = Recommender(network, corpus.train, vocabulary)
+    fallback = build(make_sessions([[0, 2]]), 10, 1)
+    choice = choose_blend(recommender, fallback)
+    np.testing.assert_array_equal(choice.blend.weights, DEFAULT_BLEND.weights)
+    assert choice.reached["val_mrr@20"] == pytest.approx(1 / 2)

@@ -101,12 +101,12 @@ def test_space_is_written_as_text() -> None:
     [rate] = [entry for entry in ranges["ContinuousParameterRanges"] if entry["Name"] == "learning-rate"]
     assert rate == {
         "Name": "learning-rate",
-        "MinValue": "0.001",
-        "MaxValue": "0.02",
+        "MinValue": "0.003",
+        "MaxValue": "0.03",
         "ScalingType": "Logarithmic",
     }
     [size] = [entry for entry in ranges["CategoricalParameterRanges"] if entry["Name"] == "batch-size"]
-    assert size["Values"] == ["32", "64", "128", "256"]
+    assert size["Values"] == ["64", "128", "256", "512"]
 
 
 @pytest.mark.parametrize("name", SPACE)

@@ -41,12 +41,11 @@ def _train(command: list[str], folders: dict[str, str]) -> float | None:
     """Runs the job; returns its CPU seconds up to the export, None where they are not known."""
     with subprocess.Popen(command, env=os.environ | folders, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        used, fitted = None, None
+        fitted = None
         for line in process.stdout:
             print(line, end="", flush=True)
-            if line.startswith("exported"):
-                fitted = used  # tracing and writing the export are no training
-            used = _cpu_seconds(process.pid)
+            if line.startswith("learned"):
+                fitted = _cpu_seconds(process.pid)  # tracing and writing the export are no training
     if process.returncode:
         raise SystemExit(f"train.py ended with {process.returncode}; its reason is above")
     return fitted
