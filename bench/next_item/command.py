@@ -86,6 +86,11 @@ def _run(given: argparse.Namespace) -> int:
                 print(f"==> {method.name}, seed {seed}", flush=True)
                 record = run_once(method, seed, given.snapshot, encoded, given.peers, work)
             records += [record] if record else []
+            if record is None:
+                print(
+                    f"    {method.name}, seed {seed}: no run of this data, code and settings; left out",
+                    flush=True,
+                )
             if record and "absent" in record:
                 print(f"    {record['absent']}", flush=True)
                 break
