@@ -135,7 +135,7 @@ class TrainedModel(Contract):
     tuning: Tuning | None = None
 
 
-CheckStatus = Literal["passed", "failed", "skipped"]
+CheckStatus = Literal["passed", "failed", "warned", "skipped"]
 
 
 class Check(Contract):
@@ -143,6 +143,7 @@ class Check(Contract):
 
     Attributes:
         name: Rule name, as in `rules.yaml`.
+        status: `warned` is a failure that does not decide, for a person to look at.
         value: The measured value; None where it is missing or not a finite number (then it failed).
         comparison: `>=` or `<=`.
         bound: What the value was held against; None where the bound itself could not be computed.
@@ -161,8 +162,32 @@ class Check(Contract):
     reason: str
 
 
+class Champion(Contract):
+    """The model that was live when a challenger was judged.
+
+    Attributes:
+        model_name: SageMaker's model behind the endpoint.
+        model_uri: Its `model.tar.gz`.
+        job_name: The training job that made it; None where the endpoint's model is not the project's.
+        snapshot_id: What it was trained on; None as above.
+    """
+
+    model_name: str
+    model_uri: str
+    job_name: str | None = None
+    snapshot_id: str | None = None
+
+
 class Verdict(Contract):
-    """The gate's decision. `approved` is True only where no check failed, or an override has a reason."""
+    """The gate's decision. `approved` is True only where no check failed, or an override has a reason.
+
+    Attributes:
+        metrics: The model's headline metrics.
+        baselines: The same of each baseline on the same queries, and of the live model as `champion`.
+        champion: The live model that it was held against; None where nothing was live.
+        report_uri: `s3://…/report.json`, all that was measured.
+        card_uri: `s3://…/card.html`; `card.json` and `card.md` lie beside it. None where drawing failed.
+    """
 
     approved: bool
     job_name: str
@@ -171,6 +196,7 @@ class Verdict(Contract):
     checks: tuple[Check, ...]
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
+    champion: Champion | None = None
     override_reason: str | None = None
     report_uri: str
     card_uri: str | None = None
@@ -179,6 +205,26 @@ class Verdict(Contract):
     def failures(self) -> tuple[Check, ...]:
         """The checks that failed."""
         return tuple(check for check in self.checks if check.status == "failed")
+
+
+Approval = Literal["Approved", "Rejected", "PendingManualApproval"]
+
+
+class Registered(Contract):
+    """A model's entry in the registry.
+
+    Attributes:
+        package_arn: The model package; names group and version.
+        version: Number within the group, from 1.
+        approval: SageMaker's approval status.
+    """
+
+    package_arn: str
+    group_name: str
+    version: int = Field(ge=1)
+    approval: Approval
+    job_name: str
+    snapshot_id: str
 
 
 class SmokeCase(Contract):
