@@ -103,8 +103,6 @@ def train(snapshot: Path, folder: Path, dtype: str) -> Path:
         "30",
         "--batch-size",
         "256",
-        "--embedding-dim",
-        "128",
         "--embedding-dtype",
         dtype,
     ]

@@ -49,7 +49,7 @@ class Range(NamedTuple):
 SPACE: dict[str, Range | tuple[int, ...]] = {
     "learning-rate": Range(0.003, 0.03, "Logarithmic"),
     "dropout": Range(0.1, 0.6),
-    "embedding-dim": (64, 96, 128, 192, 256),
+    "embedding-dim": (32, 64, 96, 128, 192),
     "batch-size": (64, 128, 256, 512),
 }
 
