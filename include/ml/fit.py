@@ -66,6 +66,7 @@ def train(
     vocabulary: Vocabulary,
     options: Options,
     report: Callable[[Epoch], None],
+    signal: StopSignal,
     *,
     cluster: Cluster | None = None,
     checkpoints: Checkpoints | None = None,
@@ -82,6 +83,7 @@ def train(
         vocabulary: The products.
         options: Hyper-parameters.
         report: Called by the chief with each epoch's row of the learning curve.
+        signal: Listens; once it has received, a checkpoint is written and training ends.
         cluster: Who trains together; nobody else by default.
         checkpoints: Where to go on from and what to leave behind; only the chief's are used.
         say: Called about once a minute with how far the epoch is.
@@ -95,7 +97,8 @@ def train(
     """
     cluster = cluster or Cluster()
     kept = checkpoints if cluster.is_chief else None
-    return _Loop(network, train_sessions, validation, vocabulary, options, report, cluster, kept, say).run()
+    loop = _Loop(network, train_sessions, validation, vocabulary, options, report, signal, cluster, kept, say)
+    return loop.run()
 
 
 @dataclass
@@ -106,6 +109,7 @@ class _Loop:
     vocabulary: Vocabulary
     options: Options
     report: Callable[[Epoch], None]
+    signal: StopSignal
     cluster: Cluster
     checkpoints: Checkpoints | None
     say: Callable[[str], None]
@@ -130,17 +134,16 @@ class _Loop:
 
     def run(self) -> Progress:
         self._restore()
-        with StopSignal() as signal:
-            while not self.progress.finished:
-                self._end_epoch(self._train_epoch(signal))
-                self._save()
-                if self.cluster.any([signal.received])[0]:
-                    self._leave()
+        while not self.progress.finished:
+            self._end_epoch(self._train_epoch())
+            self._save()
+            if self.cluster.any([self.signal.received])[0]:
+                self._leave()
         if self.cluster.is_chief:
             self.network.set_weights(self.best_weights)
         return self.progress
 
-    def _train_epoch(self, signal: StopSignal) -> bool:
+    def _train_epoch(self) -> bool:
         """Runs the steps that are left of the epoch; returns whether time ran out."""
         options, progress = self.options, self.progress
         lengths = self.sessions.lengths
@@ -160,7 +163,7 @@ class _Loop:
             progress.interactions += int(np.minimum(lengths[rows], options.max_length + 1).sum())
             self._tick()
             late = 0 < options.max_seconds <= progress.seconds
-            late, stopped = self.cluster.any([late, signal.received])
+            late, stopped = self.cluster.any([late, self.signal.received])
             if stopped:
                 self._save()
                 self._leave()

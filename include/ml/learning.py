@@ -18,13 +18,13 @@ import accelerate
 import checkpoints
 import fit
 import queries as protocol
-from checkpoints import Epoch, Progress
+from checkpoints import Epoch, Progress, StopSignal
 from cluster import Cluster
 from evaluate import LIST_LENGTH
 from model import NextItem
 from queries import Queries
 from recommender import Recommender
-from sessions import Corpus, Ids, Sessions, Vocabulary
+from sessions import Corpus, Ids, Ints, Sessions, Vocabulary
 from validate import Choice, choose_blend
 
 _VALIDATION_QUERIES = 5_000
@@ -84,14 +84,24 @@ class Learner:
             fit.DivergedError: Training failed.
             fit.StoppedError: SIGTERM came.
         """
+        with StopSignal() as signal:  # between two trainings, too
+            return self._learn(signal)
+
+    def _learn(self, signal: StopSignal) -> Learned | None:
         arguments, corpus = self.arguments, self.corpus
-        validation = self._validation(_VALIDATION_QUERIES)
+        met = np.bincount(corpus.train.ids, minlength=len(corpus.vocabulary) + 1)
+        validation = self._validation(met, _VALIDATION_QUERIES)
         refits = arguments.refit == "on" and len(validation) > 0
         limit = arguments.max_seconds
-        met = np.bincount(corpus.train.ids, minlength=len(corpus.vocabulary) + 1)[1:]
-        before = replace(corpus.vocabulary, counts=met)
+        before = replace(corpus.vocabulary, counts=met[1:])
         network, progress = self._fit(
-            "epoch", corpus.train, validation, before, arguments.epochs, limit / 2 if refits else limit
+            "epoch",
+            corpus.train,
+            validation,
+            before,
+            arguments.epochs,
+            limit / 2 if refits else limit,
+            signal,
         )
         recommender = Recommender(network, corpus.train, before)
         choice = choose_blend(recommender, validation) if self.cluster.is_chief else None
@@ -102,7 +112,7 @@ class Learner:
         if refits:
             left = max(1.0, limit - float(self.cluster.from_chief(seconds))) if limit else 0.0
             network, again = self._fit(
-                "refit", corpus.learned, self._validation(0), corpus.vocabulary, epochs, left
+                "refit", corpus.learned, self._validation(met, 0), corpus.vocabulary, epochs, left, signal
             )
             if limit and again.seconds >= left:
                 self.note("the time limit cut the refit short: its network has learned less than it could")
@@ -114,12 +124,13 @@ class Learner:
         recommender.set_blend(choice.blend)
         return Learned(recommender, choice, progress.history, learned, epochs, seconds)
 
-    def _validation(self, limit: int) -> Queries:
-        """Returns queries of validation sessions; only products of training sessions are known in them."""
-        met = np.bincount(self.corpus.train.ids, minlength=len(self.corpus.vocabulary) + 1) > 0
+    def _validation(self, met: Ints, limit: int) -> Queries:
+        """Returns queries of validation sessions; only products that training sessions met are known."""
         sessions = self.corpus.validation
-        sessions = replace(sessions, ids=np.where(met[sessions.ids], sessions.ids, 0).astype(np.int32))
-        return protocol.build(sessions, limit, self.arguments.seed)
+        known = np.where(met[sessions.ids] > 0, sessions.ids, 0)
+        sessions = replace(sessions, ids=known.astype(np.int32))
+        queries = protocol.build(sessions, limit, self.arguments.seed)
+        return protocol.latest(queries, self.arguments.max_length)
 
     def _fit(
         self,
@@ -129,6 +140,7 @@ class Learner:
         vocabulary: Vocabulary,
         epochs: int,
         max_seconds: float,
+        signal: StopSignal,
     ) -> tuple[NextItem, Progress]:
         """Trains, and returns the best network in float32 outside of any strategy: what can be exported."""
         arguments, products = self.arguments, len(self.corpus.vocabulary)
@@ -154,6 +166,7 @@ class Learner:
                 full_softmax_products=arguments.full_softmax_products,
             ),
             lambda row: self.report(phase, epochs, row),
+            signal,
             cluster=self.cluster,
             checkpoints=self._checkpoints(phase, epochs, precision),
             say=self.note,
@@ -188,7 +201,7 @@ def build_network(
         products,
         arguments.embedding_dim,
         arguments.dropout,
-        protocol.WINDOW,
+        arguments.max_length,
         arguments.shortcuts,
         embedding_dtype,
         categories if arguments.categories == "on" else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,6 +63,15 @@ def build(sessions: Sessions, limit: int, seed: int) -> Queries:
     return Queries(
         owners, ends - sessions.offsets[owners], starts, ends, sessions.ids[ends], history, lengths, available
     )
+
+
+def latest(queries: Queries, width: int) -> Queries:
+    """Returns the same questions with the `width` latest known ids of each, which is what a model serves."""
+    starts = np.maximum(queries.lengths - width, 0)[:, None]
+    places = starts + np.arange(min(width, queries.history.shape[1]))
+    real = places < queries.lengths[:, None]
+    history = np.take_along_axis(queries.history, np.where(real, places, 0), axis=1) * real
+    return replace(queries, history=history.astype(np.int32), lengths=np.minimum(queries.lengths, width))
 
 
 def _known(ids: Ids, starts: Ints, ends: Ints) -> tuple[Ids, Ints]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf  # noqa: TID253
 
+from checkpoints import StopSignal
 from cluster import Cluster
 from fit import Options, train
 from model import NextItem
@@ -62,7 +63,9 @@ def main(out: Path, replicas: int, architecture: str, loss: str) -> None:
         full_softmax_products=PRODUCTS if loss == "full" else PRODUCTS - 1,
     )
     questions = build(sessions, 1000, 1)
-    progress = train(network, sessions, questions, vocabulary, options, lambda row: None, cluster=cluster)
+    progress = train(
+        network, sessions, questions, vocabulary, options, lambda row: None, StopSignal(), cluster=cluster
+    )
     out.mkdir()
     np.savez(out / "weights.npz", *network.get_weights())
     (out / "history.json").write_text(json.dumps(progress.history))

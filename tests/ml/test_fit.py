@@ -11,6 +11,7 @@ import batches
 import checkpoints
 import fit
 import validate
+from checkpoints import StopSignal
 from model import NextItem
 from queries import build
 from sessions import Sessions, Vocabulary
@@ -76,7 +77,9 @@ def test_what_always_follows_is_learned(
     keras.utils.set_random_seed(1)
     network = NextItem("gru", products=3, dim=4, dropout=0.0, max_length=5)
     options = _options(epochs=6, learning_rate=0.05, full_softmax_products=full_softmax_products)
-    progress = fit.train(network, data, build(data, 100, 1), make_vocabulary(data, 3), options, print)
+    progress = fit.train(
+        network, data, build(data, 100, 1), make_vocabulary(data, 3), options, print, StopSignal()
+    )
     assert progress.best == 1.0
     assert progress.history[-1]["loss"] < progress.history[0]["loss"]
 
@@ -88,6 +91,8 @@ def test_time_limit_ends_training_early(
     network = NextItem("gru", products=3, dim=4, dropout=0.0, max_length=5)
     rows: list[checkpoints.Epoch] = []
     options = _options(epochs=50, max_seconds=1e-6)
-    progress = fit.train(network, data, build(data, 100, 1), make_vocabulary(data, 3), options, rows.append)
+    progress = fit.train(
+        network, data, build(data, 100, 1), make_vocabulary(data, 3), options, rows.append, StopSignal()
+    )
     assert progress.finished
     assert len(progress.history) == len(rows) == 1

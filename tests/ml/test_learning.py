@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,30 @@ def test_validation_chooses_and_is_then_learned_from(corpus: Corpus, monkeypatch
     [choice] = job.announced
     assert choice is learned.choice
     np.testing.assert_array_equal(learned.recommender.gate.numpy(), choice.blend.weights)
+
+
+def test_a_notice_between_the_two_trainings_ends_the_second_at_its_first_step(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_while_choosing(recommender: Recommender, validation: Queries) -> Choice:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return CHOOSE(recommender, validation)
+
+    monkeypatch.setattr(learning, "choose_blend", told_while_choosing)
+    rows: list[str] = []
+    learner = Learner(
+        train.parse(("--epochs", "2", "--embedding-dim", "8", "--batch-size", "32")),
+        corpus,
+        Cluster(),
+        None,
+        {},
+        lambda phase, epochs, row: rows.append(phase),
+        lambda choice: None,
+        print,
+    )
+    with pytest.raises(fit.StoppedError):
+        learner.learn()
+    assert rows == ["epoch", "epoch"]
 
 
 def test_without_a_refit_only_training_sessions_are_learned(

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf  # noqa: TID253
 
 import fit
+from checkpoints import StopSignal
 from model import NextItem
 from queries import build
 from sessions import Sessions, Vocabulary
@@ -116,7 +117,9 @@ def test_a_product_that_was_never_met_is_taken_for_its_kind(
     keras.utils.set_random_seed(0)
     network = NextItem("gru", products=14, dim=8, dropout=0.0, max_length=6, shortcuts=1, categories=kinds)
     options = fit.Options(4, 16, 0.02, 5, 1, 0.0, 0.0, 1, 100)
-    fit.train(network, sessions, build(sessions, 0, 1), make_vocabulary(sessions, 14), options, print)
+    fit.train(
+        network, sessions, build(sessions, 0, 1), make_vocabulary(sessions, 14), options, print, StopSignal()
+    )
     after_first, after_second, after_13, after_14 = (
         network.last_logits(tf.constant([[viewed]]), tf.constant([1])).numpy()[0] for viewed in (1, 7, 13, 14)
     )

@@ -29,6 +29,14 @@ def test_history_is_the_last_window() -> None:
     assert built.targets[-1] == length
 
 
+def test_latest_are_those_that_a_shorter_window_would_serve() -> None:
+    built = queries.build(_sessions([[4, 0, 5, 6, 7, 8], [9, 3]]), limit=100, seed=1)
+    short = queries.latest(built, 2)
+    assert [row[row > 0].tolist() for row in short.history] == [[4], [4], [4, 5], [5, 6], [6, 7], [9]]
+    assert short.lengths.tolist() == [1, 1, 2, 2, 2, 1]
+    assert short.viewed.tolist() == built.viewed.tolist()
+
+
 def test_cap_draws_whole_sessions_the_same_way_each_time() -> None:
     many = _sessions([[1, 2, 3]] * 50)
     first, second = (queries.build(many, limit=21, seed=7) for _ in range(2))
