@@ -1,7 +1,8 @@
 """How much each distribution weighs in the mixture: a softmax over a few features of the session.
 
-A mixture of experts (Jacobs et al., 1991) whose experts are given: only the gate is fitted, by likelihood, on
-validation sessions that none of the experts has seen.
+A mixture of experts (Jacobs et al., 1991) whose experts are given: only the gate, and how the session's own
+products are ranked among each other, are fitted, by likelihood, on validation sessions that none of the
+experts has seen.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ COMPONENTS = ("network", "companions", "followers", "own")
 FEATURES = ("constant", "length", "single", "popularity", "repeats")
 _SHARES = (0.45, 0.2, 0.15, 0.2)
 _PRIOR = 2.0  # sessions' worth of pull towards the default, for each unit of distance squared
+_RATE_UNIT = 0.1  # what counts as a unit of distance in `own_rate`
 _FLOOR = 1e-9  # probability of a product that no component expects
 
 
@@ -30,9 +32,12 @@ class Blend:
 
     Attributes:
         weights: float32 [features, components].
+        own_rate: An own product that was met `n` steps ago weighs `exp(own_rate * n)`. Shops differ: in some
+            the product before is the likeliest to be looked at again, in others the one that all began with.
     """
 
     weights: npt.NDArray[np.float32]
+    own_rate: float = 0.0
 
     def shares(self, features: npt.ArrayLike) -> dict[str, float]:
         """Returns the mean share of each component over sessions, [sessions, features] to name: share."""
@@ -50,27 +55,57 @@ def _default() -> Blend:
 DEFAULT_BLEND = _default()
 
 
-def fit_blend(features: Floats, probabilities: Floats) -> Blend:
-    """Fits the gate by penalised maximum likelihood; few sessions leave it near the default.
+@dataclass(frozen=True)
+class Seen:
+    """What the gate is fitted to.
 
-    Args:
+    Attributes:
         features: [queries, features].
-        probabilities: Of each query's target under each component, [queries, components].
+        probabilities: Of each query's target under each component but the last, [queries, components - 1].
+        own: 1 where the product met so many steps ago may be recommended, else 0, [queries, steps].
+        matches: 1 where it is the target, [queries, steps].
     """
-    if len(features) == 0:
-        return DEFAULT_BLEND
-    start = DEFAULT_BLEND.weights.astype(np.float64)
-    expected = np.log(np.maximum(probabilities, _FLOOR))
 
-    def objective(flat: Floats) -> tuple[float, Floats]:
-        away = flat.reshape(start.shape) - start
-        shares = log_softmax(features @ (away + start), axis=1)
-        joint = shares + expected
+    features: Floats
+    probabilities: Floats
+    own: Floats
+    matches: Floats
+
+    def __getitem__(self, rows: npt.NDArray[np.bool_]) -> Seen:
+        """Returns some of the queries."""
+        return Seen(self.features[rows], self.probabilities[rows], self.own[rows], self.matches[rows])
+
+
+def fit_blend(seen: Seen) -> Blend:
+    """Fits the gate by penalised maximum likelihood; few sessions leave it near the default."""
+    if len(seen.features) == 0:
+        return DEFAULT_BLEND
+    start = np.append(DEFAULT_BLEND.weights.astype(np.float64), DEFAULT_BLEND.own_rate)
+    unit = np.append(np.ones(start.size - 1), _RATE_UNIT)
+    shape = DEFAULT_BLEND.weights.shape
+
+    def objective(point: Floats) -> tuple[float, Floats]:
+        away = (point - start) / unit
+        shares = log_softmax(seen.features @ point[:-1].reshape(shape), axis=1)
+        own, slope = _own(seen, point[-1])
+        expected = np.column_stack([seen.probabilities, own])
+        joint = shares + np.log(np.maximum(expected, _FLOOR))
         likelihood = np.logaddexp.reduce(joint, axis=1)
         # Posterior minus prior share: how much more a component explains than it is given.
-        surplus = np.exp(joint - likelihood[:, None]) - np.exp(shares)
+        posterior = np.exp(joint - likelihood[:, None])
+        gradient = np.append(seen.features.T @ (posterior - np.exp(shares)), posterior[:, -1] @ slope)
         loss = -likelihood.sum() + _PRIOR * (away**2).sum()
-        return loss, (-features.T @ surplus + 2.0 * _PRIOR * away).ravel()
+        return loss, -gradient + 2.0 * _PRIOR * away / unit
 
-    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B")
-    return Blend(found.x.reshape(start.shape).astype(np.float32))
+    found = minimize(objective, start, jac=True, method="L-BFGS-B")
+    return Blend(found.x[:-1].reshape(shape).astype(np.float32), float(found.x[-1]))
+
+
+def _own(seen: Seen, rate: float) -> tuple[Floats, Floats]:
+    """Returns the target's probability among own products, and the slope of its logarithm in the rate."""
+    steps = np.arange(seen.own.shape[1])
+    matched, met = (np.exp(rate * steps) * part for part in (seen.matches, seen.own))
+    share = matched.sum(axis=1) / np.maximum(met.sum(axis=1), _FLOOR)
+    slope = matched @ steps / np.maximum(matched.sum(axis=1), _FLOOR)
+    slope -= met @ steps / np.maximum(met.sum(axis=1), _FLOOR)
+    return share, np.where(share > _FLOOR, slope, 0.0)

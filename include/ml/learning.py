@@ -209,9 +209,10 @@ def build_network(
 
 
 def blend_report(choice: Choice) -> dict[str, object]:
-    """Returns the choice as JSON: mean shares, the gate's weights, and what it reached."""
+    """Returns the choice as JSON: mean shares, what is mixed by, and what it reached."""
     weights = [[round(float(value), 6) for value in row] for row in choice.blend.weights]
-    return {"shares": choice.shares, "weights": weights, **choice.reached}
+    rate = round(choice.blend.own_rate, 6)
+    return {"shares": choice.shares, "weights": weights, "own_rate": rate, **choice.reached}
 
 
 def _best_epoch(history: list[Epoch]) -> int:

@@ -25,12 +25,11 @@ from blend import DEFAULT_BLEND, Blend
 from model import NextItem
 from sessions import Sessions, Vocabulary
 
-# Measured on the validation part of a real electronics shop: reach and backward weight of the companions,
-# recency decay of companions and of the session's own items. The optimum is flat around them.
+# Measured on the validation part of a real electronics shop: reach, backward weight and recency decay of the
+# companions. The optimum is flat around them.
 _REACH = 10
 _BACKWARD = 0.5
 _COMPANION_DECAY = 0.5
-_OWN_DECAY = 0.9
 _LOOK_BACK = 10  # steps of the session that the counts look at
 _WIDTH = 100  # companions kept per product: 99.97 % of the mass on that shop
 
@@ -57,10 +56,12 @@ class Recommender(tf.Module):
         popularity = np.log1p(np.concatenate([[0], vocabulary.counts]) / mean).astype(np.float32)
         self.popularity = tf.Variable(popularity, trainable=False, name="popularity")
         self.gate = tf.Variable(DEFAULT_BLEND.weights, trainable=False, name="gate")
+        self.own_rate = tf.Variable(DEFAULT_BLEND.own_rate, trainable=False, name="own_rate")
 
     def set_blend(self, blend: Blend) -> None:
-        """Sets the gate that `__call__` uses."""
+        """Sets what `__call__` mixes by."""
         self.gate.assign(blend.weights)
+        self.own_rate.assign(blend.own_rate)
 
     def __call__(self, history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns the mixture's probabilities.
@@ -90,19 +91,21 @@ class Recommender(tf.Module):
 
     def look_at(
         self, history: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns what the gate is fitted to; arguments as in `__call__`, targets int32 [batch].
 
         Returns:
-            Features [batch, features] and each component's probability of the target [batch, components].
+            The fields of `blend.Seen`, as float32.
         """
         items = latest(history, lengths)
         network = tf.gather(tf.nn.softmax(self.network(history, lengths)), targets, batch_dims=1)
         counted = [
             tf.reduce_sum(tf.where(ids == targets[:, None], weights, 0.0), axis=1)
-            for ids, weights in self.candidates(items)
+            for ids, weights in self.candidates(items)[:-1]
         ]
-        return self.features(items, lengths), tf.stack([network, *counted], axis=1)
+        own = _others(items)
+        matches = own * tf.cast(items == targets[:, None], tf.float32)
+        return self.features(items, lengths), tf.stack([network, *counted], axis=1), own, matches
 
     def features(self, items: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns what the gate looks at, float32 [batch, features], in the order of `blend.FEATURES`.
@@ -141,7 +144,7 @@ class Recommender(tf.Module):
         ago = tf.range(_LOOK_BACK, dtype=tf.float32)
         ids, weights = (tf.gather(column, items) for column in self.companions)
         near = (_COMPANION_DECAY**ago * present)[:, :, None] * weights
-        own = _OWN_DECAY**ago * present * tf.cast(items != items[:, :1], tf.float32)
+        own = tf.exp(self.own_rate * ago) * _others(items)
         following, rates = (tf.gather(column, items[:, 0]) for column in self.followers)
         return [
             (tf.reshape(ids, [batch, -1]), _distribution(tf.reshape(near, [batch, -1]))),
@@ -154,6 +157,11 @@ def latest(history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
     """Returns the latest known ids, the viewed one first, 0 where there are no more, [batch, look back]."""
     place = lengths[:, None] - 1 - tf.range(_LOOK_BACK, dtype=tf.int32)
     return tf.gather(history, tf.maximum(place, 0), batch_dims=1) * tf.cast(place >= 0, tf.int32)
+
+
+def _others(items: tf.Tensor) -> tf.Tensor:
+    """Returns 1 where a session's product is not the one being viewed, else 0, float32 [batch, look back]."""
+    return tf.cast((items > 0) & (items != items[:, :1]), tf.float32)
 
 
 def _distribution(weights: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from blend import COMPONENTS, FEATURES, Blend, fit_blend
+from blend import DEFAULT_BLEND, Blend, Seen, fit_blend
 from evaluate import LIST_LENGTH, at_cutoff
 from model import NextItem
 from queries import Queries
@@ -34,19 +34,21 @@ class Choice:
 
 def choose_blend(recommender: Recommender, validation: Queries) -> Choice:
     """Fits the blend to validation sessions and sets it; the default where there are none."""
-    features = np.zeros((len(validation), len(FEATURES)))
-    expected = np.zeros((len(validation), len(COMPONENTS)))
+    if len(validation) == 0:
+        return Choice(DEFAULT_BLEND, {}, _reached(recommender, validation))
     look = tf.function(recommender.look_at, reduce_retracing=True)
+    places, parts = [], []
     for rows, history, lengths, _, targets in _slices(validation):
-        seen, probabilities = look(history, lengths, targets)
-        features[rows], expected[rows] = seen.numpy(), probabilities.numpy()
+        places.append(rows)
+        parts.append([part.numpy().astype(np.float64) for part in look(history, lengths, targets)])
+    order = np.argsort(np.concatenate(places))
+    seen = Seen(*(np.concatenate(column)[order] for column in zip(*parts, strict=True)))
     # Nobody can expect an unknown product, and what is being viewed is never recommended.
     askable = (validation.targets > 0) & (validation.targets != validation.viewed)
     askable &= validation.lengths > 0  # the fallback's, not the mixture's
-    blend = fit_blend(features[askable], expected[askable])
+    blend = fit_blend(seen[askable])
     recommender.set_blend(blend)
-    shares = blend.shares(features) if len(features) else {}
-    return Choice(blend, shares, _reached(recommender, validation))
+    return Choice(blend, blend.shares(seen.features), _reached(recommender, validation))
 
 
 def validation_metrics(network: NextItem, validation: Queries) -> dict[str, float | None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,25 +8,27 @@ import pytest
 from scipy.optimize import approx_fprime
 
 import blend
-from blend import COMPONENTS, DEFAULT_BLEND, FEATURES, fit_blend
+from blend import COMPONENTS, DEFAULT_BLEND, FEATURES, Seen, fit_blend
 
 NETWORK, OWN = COMPONENTS.index("network"), COMPONENTS.index("own")
 
 
-def _planted(queries: int) -> tuple[Any, Any]:
+def _planted(queries: int) -> Seen:
     """Of every other query the network knows the target, of the rest the session's own products do."""
     features = np.zeros((queries, len(FEATURES)))
     features[:, 0] = 1.0
     features[:, 1] = np.where(np.arange(queries) % 2, 1.0, -1.0)
-    probabilities = np.full((queries, len(COMPONENTS)), 0.001)
+    probabilities = np.full((queries, len(COMPONENTS) - 1), 0.001)
     probabilities[1::2, NETWORK] = 0.5
-    probabilities[0::2, OWN] = 0.5
-    return features, probabilities
+    own, matches = np.zeros((2, queries, 3))
+    own[:, 1:] = 1.0
+    matches[0::2, 1] = 1.0
+    return Seen(features, probabilities, own, matches)
 
 
 def test_planted_gate_is_found() -> None:
-    features, probabilities = _planted(2000)
-    found = fit_blend(features, probabilities)
+    seen = _planted(2000)
+    features, found = seen.features, fit_blend(seen)
     assert found.weights.dtype == np.float32
     assert found.shares(features[1::2])["network"] > 0.9
     assert found.shares(features[0::2])["own"] > 0.9
@@ -37,23 +40,32 @@ def test_planted_gate_is_found() -> None:
 def test_few_queries_hardly_move_the_gate() -> None:
     moved = []
     for queries in (2, 20, 200):
-        features, probabilities = _planted(queries)
-        found, before = (
-            gate.shares(features[1::2]) for gate in (fit_blend(features, probabilities), DEFAULT_BLEND)
-        )
+        seen = _planted(queries)
+        found, before = (gate.shares(seen.features[1::2]) for gate in (fit_blend(seen), DEFAULT_BLEND))
         moved.append(found["network"] - before["network"])
     assert 0 < moved[0] < 0.12
     assert moved[0] < moved[1] < moved[2]
 
 
 def test_no_queries_leave_the_default() -> None:
-    features, probabilities = _planted(0)
-    assert fit_blend(features, probabilities) is DEFAULT_BLEND
+    assert fit_blend(_planted(0)) is DEFAULT_BLEND
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_own_products_are_ranked_as_they_were_chosen(steps: int) -> None:
+    seen = _planted(2000)
+    matches = np.zeros_like(seen.matches)
+    matches[0::2, steps] = 1.0
+    found = fit_blend(replace(seen, matches=matches))
+    assert found.own_rate * (-1 if steps == 1 else 1) > 0.5
+    assert abs(fit_blend(replace(seen, matches=matches)[np.arange(2000) < 4]).own_rate) < 0.05
 
 
 def test_targets_that_nobody_expects_say_nothing() -> None:
-    features, probabilities = _planted(500)
-    found = fit_blend(features, np.zeros_like(probabilities))
+    seen = _planted(500)
+    nobody = replace(seen, probabilities=0 * seen.probabilities, matches=0 * seen.matches)
+    found = fit_blend(nobody)
+    assert found.own_rate == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_allclose(found.weights, DEFAULT_BLEND.weights, atol=1e-3)
 
 
@@ -67,9 +79,12 @@ def test_gradient_is_that_of_the_objective(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(blend, "minimize", catch)
     rng = np.random.default_rng(0)
-    fit_blend(rng.normal(size=(30, len(FEATURES))), rng.random((30, len(COMPONENTS))))
+    own = rng.integers(0, 2, (30, 5)).astype(np.float64)
+    matches = own * rng.integers(0, 2, (30, 5))
+    fit_blend(Seen(rng.normal(size=(30, len(FEATURES))), rng.random((30, len(COMPONENTS) - 1)), own, matches))
     [objective] = caught
     for _ in range(3):
-        point = rng.normal(size=len(FEATURES) * len(COMPONENTS))
+        point = rng.normal(size=len(FEATURES) * len(COMPONENTS) + 1)
+        point[-1] *= 0.1
         wanted = approx_fprime(point, lambda at: objective(at)[0], 1e-6)
         np.testing.assert_allclose(objective(point)[1], wanted, rtol=1e-4, atol=1e-3)

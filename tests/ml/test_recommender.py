@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
 
 import recommender as served
-from blend import COMPONENTS, DEFAULT_BLEND, FEATURES, Blend
+from blend import COMPONENTS, DEFAULT_BLEND, FEATURES, Blend, Seen, _own
 from model import NextItem
 from recommender import Recommender
 from sessions import Sessions, Vocabulary
@@ -27,7 +27,7 @@ def _favour(name: str) -> Blend:
 GATES = {
     "default": DEFAULT_BLEND,
     **{f"mostly {name}": _favour(name) for name in COMPONENTS},
-    "looks at the session": Blend(np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32)),
+    "looks at the session": Blend(np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32), -0.2),
 }
 
 
@@ -87,7 +87,7 @@ def _reference(
         near, own = np.zeros((2, PRODUCTS + 1))
         for ago, item in enumerate(items):
             near += served._COMPANION_DECAY**ago * companions[item]
-            own[item] += served._OWN_DECAY**ago * (item != items[0])
+            own[item] += np.exp(float(recommender.own_rate) * ago) * (item != items[0])
         parts.append([expected, _share(near), followers[items[0]], _share(own)])
         popularity = np.log1p(counts[items[0]] / counts[1:].mean())
         repeats = len(items) - len(set(items.tolist()))
@@ -113,8 +113,10 @@ def test_gate_is_fitted_to_what_is_served(rows: list[list[int]], recommender: Re
     history, lengths = _queries(1, 12)
     targets = np.random.default_rng(2).integers(1, 40, 12).astype(np.int32)
     features, parts = _reference(rows, recommender, history, lengths)
-    seen, expected = recommender.look_at(history, lengths, tf.constant(targets))
-    np.testing.assert_allclose(seen, features, rtol=1e-5, atol=1e-6)
+    looked = recommender.look_at(history, lengths, tf.constant(targets))
+    seen = Seen(*(part.numpy().astype(np.float64) for part in looked))
+    np.testing.assert_allclose(seen.features, features, rtol=1e-5, atol=1e-6)
+    expected = np.column_stack([seen.probabilities, _own(seen, float(recommender.own_rate))[0]])
     np.testing.assert_allclose(expected, parts[np.arange(12), :, targets], rtol=1e-4, atol=1e-7)
 
 
