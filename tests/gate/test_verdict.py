@@ -313,9 +313,13 @@ def test_an_override_that_was_not_needed_is_not_recorded() -> None:
     assert verdict.override_reason is None
 
 
-def test_the_shipped_rules_reject_an_empty_report() -> None:
+def test_an_empty_report_passes_no_shipped_rule() -> None:
     verdict = judge('{"schema_version": 1, "checks": []}', load_rules())
-    assert len(verdict.failures) == len(load_rules().rules)
+    assert not verdict.approved
+    assert {check.status for check in verdict.checks} == {"failed", "warned", "skipped"}
+    assert all("first deploy" in check.reason for check in verdict.checks if check.status == "skipped")
+    failed = [check for check in verdict.checks if check.status == "failed"]
+    assert len(failed) == sum(not rule.needs and rule.severity == "fail" for rule in load_rules().rules)
 
 
 @pytest.mark.parametrize(

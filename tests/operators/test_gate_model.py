@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import subprocess
@@ -17,10 +16,10 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from moto import mock_aws
 
 from include import drift, snapshots
-from include.contracts import BadInputError, Verdict
+from include.contracts import Verdict
 from include.dbt_artifacts import XCOM_KEY
 from include.operators import gate_model
-from include.operators.gate_model import GateModelOperator, ModelRejectedError, run_suite, unpack_evaluation
+from include.operators.gate_model import GateModelOperator, ModelRejectedError, run_suite
 from include.runs import write_record
 from include.settings import Settings
 from tests.gate.evaluations import Row, build, write
@@ -304,64 +303,6 @@ def test_a_wrong_claim_check_is_not_retried(cloud: Cloud, trained: object) -> No
 def test_a_missing_output_is_named(cloud: Cloud) -> None:
     with pytest.raises(AirflowFailException, match=r"output\.tar\.gz does not exist"):
         cloud.run()
-
-
-def _tar(*members: tuple[str, bytes, bytes]) -> bytes:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, content, kind in members:
-            info = tarfile.TarInfo(name)
-            info.size, info.type = (len(content), kind) if kind == tarfile.REGTYPE else (0, kind)
-            info.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
-            tar.addfile(info, io.BytesIO(content))
-    return archive.getvalue()
-
-
-DAMAGED = {
-    "empty": b"",
-    "not_gzip": b"PK\x03\x04 rubbish",
-    "gzip_of_rubbish": gzip.compress(b"rubbish" * 500),
-    "truncated": _tar(("evaluation/metrics.json", bytes(range(256)) * 400, tarfile.REGTYPE))[:-300],
-    "bit_flip": (lambda raw: raw[:60] + bytes([raw[60] ^ 0xFF]) + raw[61:])(
-        _tar(("evaluation/metrics.json", bytes(range(256)) * 400, tarfile.REGTYPE))
-    ),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_archive_is_bad_input(cloud: Cloud, name: str) -> None:
-    cloud.put_archive(DAMAGED[name])
-    with pytest.raises(AirflowFailException, match="cannot be unpacked"):
-        cloud.run()
-
-
-def test_only_the_files_of_the_evaluation_leave_the_archive(tmp_path: Path) -> None:
-    regular = tarfile.REGTYPE
-    archive = tmp_path / "output.tar.gz"
-    archive.write_bytes(
-        _tar(
-            ("./evaluation/metrics.json", b"{}", regular),
-            ("evaluation/smoke.json", b"[]", regular),
-            ("../../escaped.json", b"x", regular),
-            ("/evaluation/../absolute.json", b"x", regular),
-            ("evaluation/items.parquet", b"", tarfile.SYMTYPE),
-            ("evaluation/predictions.parquet", b"", tarfile.LNKTYPE),
-        )
-    )
-    folder = tmp_path / "inner" / "evaluation"
-    folder.mkdir(parents=True)
-    unpack_evaluation(archive, folder)
-    assert [path.name for path in folder.iterdir()] == ["metrics.json"]
-    found = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert found == ["metrics.json", "output.tar.gz"]
-
-
-def test_an_archive_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_model, "MAX_UNPACKED_BYTES", 1000)
-    archive = tmp_path / "output.tar.gz"
-    archive.write_bytes(_tar(("evaluation/metrics.json", b"0" * 1001, tarfile.REGTYPE)))
-    with pytest.raises(BadInputError, match="too large"):
-        unpack_evaluation(archive, tmp_path)
 
 
 def _script(tmp_path: Path, body: str) -> Path:
