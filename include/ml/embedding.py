@@ -8,27 +8,28 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from queries import WINDOW
 from sessions import Sessions, ragged_positions
 
 DIMENSIONS = 32
 _SEED = 20211
+_TOLERANCE = 1e-4
 
 Vectors = npt.NDArray[np.float32]
 
 
 def covisit_vectors(sessions: Sessions, products: int) -> Vectors:
-    """Returns the truncated SVD of the logarithm of how many sessions two products share.
+    """Returns the truncated SVD of the logarithm of how many sessions two products share, as unit vectors.
 
     Args:
         sessions: To learn from; each counts with its last `WINDOW` interactions.
         products: Size of the vocabulary.
 
     Returns:
-        Vectors of length 1, [products, at most `DIMENSIONS`]; zero for a product that was never viewed with
-        another one that matters. No columns where there are too few products to factorise.
+        [products, at most `DIMENSIONS`]; zero for a product that was never viewed with another one, or only
+        with those that no dimension was left for. No columns where there are too few products to factorise.
     """
     dimensions = min(DIMENSIONS, products - 1)
     if dimensions < 1:
@@ -38,10 +39,14 @@ def covisit_vectors(sessions: Sessions, products: int) -> Vectors:
         return np.zeros((products, 0), np.float32)
     met.data = np.log1p(met.data)
     start = np.random.default_rng(_SEED).normal(size=products)
-    left, strengths, _ = svds(met, k=dimensions, v0=start)
-    vectors = left * np.sqrt(np.maximum(strengths, 0.0))
+    # The matrix is symmetric. Its negative part says who is apart from whom: it would turn neighbours away.
+    try:
+        strengths, directions = eigsh(met, k=dimensions, which="LA", v0=start, tol=_TOLERANCE)
+    except ArpackNoConvergence as error:  # many directions of equal strength: those found will do
+        strengths, directions = error.eigenvalues, error.eigenvectors
+    vectors = directions * np.sqrt(np.maximum(strengths, 0.0))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # A product of a corner that no dimension was left for has rounding errors for a vector.
+    # What no dimension was left for has rounding errors for a vector.
     usable = lengths > 1e-6 * lengths.max(initial=0.0)
     return np.where(usable, vectors / np.where(usable, lengths, 1.0), 0.0).astype(np.float32)
 
