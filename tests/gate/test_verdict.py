@@ -313,6 +313,16 @@ def test_an_override_that_was_not_needed_is_not_recorded() -> None:
     assert verdict.override_reason is None
 
 
+def test_the_shipped_rules_judge_only_what_the_suite_measures() -> None:
+    room = Path(__file__).resolve().parents[2] / "include" / "gate" / "behaviour"
+    suite = "".join(path.read_text() for path in room.glob("*.py"))
+    named = {rule.check for rule in load_rules().rules}
+    times = [rule.times for rule in load_rules().rules if rule.times]
+    named |= {name for other in times for name in (other.check, other.champion) if name}
+    named.add(load_rules().comparable.check)
+    assert {name for name in named if f'@check("{name}")' not in suite} == set()
+
+
 def test_an_empty_report_passes_no_shipped_rule() -> None:
     verdict = judge('{"schema_version": 1, "checks": []}', load_rules())
     assert not verdict.approved
