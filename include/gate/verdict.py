@@ -138,8 +138,11 @@ def _judge(rule: Rule, label: str, measured: Measurement, factor: float | None) 
 
 def _blunt(measured: Measurement, bound: float) -> str | None:
     """Returns why even an equal model might well fail, or None; what is missing excuses nothing."""
-    value, low = measured.read("value"), measured.read("interval_low")
-    if value is None or low is None or value - low <= -bound / 2:
+    value, (low, high) = measured.read("value"), measured.around("interval_low")
+    if value is None or low is None or high is None or value - low <= -bound / 2:
+        return None
+    # However coarse: a loss that is surely beyond the margin is one.
+    if high < bound:
         return None
     return (
         f"The test set cannot tell a difference of {value - low:.3g} from chance, too coarse for a margin of "

@@ -172,6 +172,7 @@ BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "sharp_and_surely_not_much_worse": ({}, SHARP, "passed", ""),
     "sharp_and_worse": ({"value": -0.06, "interval": [-0.065, -0.055]}, SHARP, "failed", "Because."),
     "too_blunt_to_say": ({"interval": [-0.06, 0.02]}, SHARP, "skipped", "cannot tell"),
+    "blunt_and_surely_much_worse": ({"value": -0.2, "interval": [-0.3, -0.1]}, SHARP, "failed", "Because."),
     "no_interval_is_not_blunt": ({"interval": None}, SHARP, "failed", "missing"),
     "not_a_number": ({"value": math.nan}, MARGIN, "failed", "missing"),
     "not_reported": ({"name": "other"}, MARGIN, "failed", "did not report"),
