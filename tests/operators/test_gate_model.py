@@ -31,6 +31,7 @@ from include.operators.gate_model import (
 from include.runs import write_record
 from include.settings import Settings
 from tests.gate.evaluations import Row, build, write
+from tests.gate.planted import Model, leave, queries, table
 from tests.gate.tars import Member, tar
 from tests.operators.fake_sagemaker import FakeSageMaker
 
@@ -46,6 +47,7 @@ TRAINED = {
 }
 REPORTS = f"shop/reports/{JOB}/{hashlib.sha256(b'run').hexdigest()[:12]}"
 ENDPOINT, LIVE_URI = "shop-recommender", f"s3://{BUCKET}/shop/models/pms-live/output/model.tar.gz"
+GOOD = Model(table("head", "tail"))
 PACKAGE = tar(Member("1/saved_model.pb", b"challenger"), Member("code/inference.py"))
 
 
@@ -86,10 +88,12 @@ class Cloud:
         live.endpoints[ENDPOINT] = [{"EndpointStatus": "InService", "EndpointConfigName": "pms-config"}]
 
     def put(self, rows: list[Row], counts: Row) -> None:
-        write(self.folder / "evaluation", rows, counts)
+        self.put_evaluation(write(self.folder / "evaluation", rows, counts))
+
+    def put_evaluation(self, folder: Path) -> None:
         archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-            tar.add(self.folder / "evaluation", arcname="evaluation")
+        with tarfile.open(fileobj=archive, mode="w:gz") as made:
+            made.add(folder, arcname="evaluation")
         self.put_archive(archive.getvalue())
 
     def put_archive(self, content: bytes) -> None:
@@ -179,11 +183,27 @@ def suite_reports(monkeypatch: pytest.MonkeyPatch, report: str) -> list[dict[str
     return seen
 
 
+def packed(ml_python: Path, folder: Path) -> bytes:
+    """The artefact of a planted model, as its training job would upload it."""
+    (folder / "tables.json").write_text(json.dumps({"good": GOOD.answers}))
+    script = Path(__file__).resolve().parents[1] / "gate" / "packages.py"
+    command = [ml_python, "-I", script, folder / "tables.json", folder]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as made:
+        made.add(folder / "good" / "1", arcname="1")
+    return archive.getvalue()
+
+
 def test_a_good_model_is_approved_and_its_reports_are_written(cloud: Cloud, ml_python: Path) -> None:
-    cloud.put(*build())
+    package = packed(ml_python, cloud.folder)
+    cloud.put_object(str(TRAINED["model_uri"]), package)
+    cloud.put_evaluation(leave(cloud.folder / "evaluation", queries(GOOD)))
+    cloud.go_live(package)
     returned = cloud.run()
     verdict = Verdict.model_validate(returned)
-    assert verdict.approved
+    assert verdict.approved, verdict.failures
+    assert verdict.baselines["champion"]["hit_rate@20"] == verdict.metrics["hit_rate@20"]
     assert cloud.files() == ["card.html", "report.json", "verdict.json"]
     assert json.loads(cloud.read("verdict.json")) == returned
     assert verdict.card_uri == f"s3://{BUCKET}/{REPORTS}/card.html"
