@@ -16,7 +16,7 @@ from report import EvaluationError
 
 SIGNATURE = "serving_default"
 K = 20
-_BATCH = 256
+_BATCH = 128  # a catalogue of half a million products is 256 MB of scores
 _WARM_UP = 5
 
 

@@ -130,7 +130,9 @@ class PackagedChecks(Checks):
         result.interval = self.resampler.interval_of_mean(everywhere, rows)
         probe = self._champion_probe
         if probe is not None:
-            result.champion = finite(self.of_champion(lambda _: float(np.nanmean(probe.overlaps(changed)))))
+            result.champion = finite(
+                self.of_champion(lambda _: float(probe.overlaps(changed)[applied].mean()))
+            )
 
     @check("stability_drop_event")
     def drop(self, result: Result) -> None:

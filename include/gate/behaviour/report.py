@@ -10,7 +10,6 @@ from typing import Any
 
 from reclist.charts import CHART_TYPE
 from reclist.reclist import rec_test
-from rich.markup import escape
 
 Interval = tuple[float | None, float | None]
 
@@ -98,5 +97,5 @@ def check(name: str, shape: CHART_TYPE = CHART_TYPE.SCALAR) -> Callable[..., Any
 def _for_reclist(result: Result) -> object:
     if not result.slices:
         return result.value
-    # RecList prints them with rich, to which a category named "[/b]" is markup.
-    return {escape(name): part.value for name, part in result.slices.items()}
+    # RecList prints them with rich, to which a category named "[/b]" is markup, and a wrong one.
+    return {name.replace("[", "("): part.value for name, part in result.slices.items()}
