@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -115,6 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--champion", type=Path, help="Unpacked model.tar.gz of the live model, if any.")
     parser.add_argument("--package-bytes", type=int, help="Size of the job's model.tar.gz.")
     options = parser.parse_args(arguments)
+    # For TensorFlow, which is imported once a model is asked. Endpoints have CPUs, too.
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     report = measure(options.evaluation, options.model, options.champion, options.package_bytes)
     # Strict JSON: a NaN that slipped through must fail here, loudly, and not in a reader.
     text = json.dumps(report, indent=1, allow_nan=False)

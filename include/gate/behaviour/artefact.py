@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,10 +46,8 @@ class Artefact:
 
     @cached_property
     def _signature(self) -> Any:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         import tensorflow as tf  # seconds, and not needed where no model is given
 
-        tf.config.set_visible_devices([], "GPU")
         versions = [
             path.parent for path in self.folder.glob("*/saved_model.pb") if path.parent.name.isdecimal()
         ]
