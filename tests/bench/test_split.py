@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import random
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -74,13 +73,12 @@ def test_the_same_events_give_the_same_snapshot(tmp_path: Path) -> None:
     assert ids[0] == ids[1]
 
 
-def test_our_own_reader_takes_the_snapshot_as_it_is(tmp_path: Path, root: Path) -> None:
+def test_our_own_reader_takes_the_snapshot_as_it_is(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_split(write_events(tmp_path / "e.csv", walks(300)), tmp_path / "snapshot", Options())
-    spec = importlib.util.spec_from_file_location("ml_sessions", root / "include" / "ml" / "sessions.py")
-    assert spec and spec.loader
-    sessions = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = sessions
-    spec.loader.exec_module(sessions)
+    monkeypatch.syspath_prepend(root / "include" / "ml")  # the room is flat
+    sessions = importlib.import_module("sessions")
     corpus = sessions.load(tmp_path / "snapshot")
     shop = encode(tmp_path / "snapshot")
     assert len(corpus.test) == len(shop.test)
