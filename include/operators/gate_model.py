@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,11 +16,10 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from include.cards.card import Bar, Card, Example, draw
-from include.cards.data import Data
+from include.assets import RAW_EVENTS
 from include.contracts import BadInputError, TrainedModel, Verdict
-from include.gate.verdict import Report, ReportError, as_table, decide, load_rules, parse_report
-from include.operators.card_data import gather_data
+from include.gate.verdict import as_table, decide, load_rules
+from include.operators.card_data import CONTENT_TYPES, draw_card
 from include.operators.guard import aws_faults, read_claim
 from include.operators.records import leave_record
 from include.settings import get_settings
@@ -32,10 +30,6 @@ MAX_ARCHIVE_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 4 << 30
 MAX_MEMBERS = 10_000
 SUITE_SECONDS = 900
-SLICED = {
-    "hit_rate@20_by_session_length": "items seen so far",
-    "hit_rate@20_by_popularity": "popularity of the next item",
-}
 
 
 class ModelRejectedError(AirflowFailException):
@@ -118,35 +112,12 @@ def run_suite(python: Path, evaluation: Path, out: Path, timeout: float = SUITE_
     return done.stdout
 
 
-def card_of(verdict: Verdict, metrics: Mapping[str, object], report: Report | None, data: Data) -> Card:
-    """Collects what the card shows from the verdict, the job's metrics, the suite's report and the data."""
-    if report is None:
-        return Card(verdict, metrics, data=data)
-    bars = [
-        Bar(group, name, part.read("value"), part.sample_size)
-        for check, group in SLICED.items()
-        if (found := report.find(check)) is not None
-        for name, part in found.slices.items()
-    ]
-    examples = [Example(item.session, item.target, item.predictions, item.rank) for item in report.examples]
-    return Card(verdict, metrics, bars, examples, data)
-
-
-def _read_metrics(path: Path) -> dict[str, object]:
-    """Reads the job's own metrics for the card; a missing or broken file is the suite's to report."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: math.nan)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 class GateModelOperator(BaseOperator):
     """Measures a trained model with the RecList suite and holds it against the rules.
 
-    Writes `report.json`, `card.html` and, last, `verdict.json` under the project's `reports/<job>/`, and
-    returns the verdict. A rejected model fails the task without retries, so that nothing after it runs; its
-    verdict is in XCom all the same.
+    Writes `report.json`, the card as `card.html`, `card.json` and `card.md`, and, last, `verdict.json` under
+    the project's `reports/<job>/`, and returns the verdict. A rejected model fails the task without retries,
+    so that nothing after it runs; its verdict is in XCom all the same.
 
     Args:
         trained_model: Claim check of the training job, a `TrainedModel` as dictionary.
@@ -157,6 +128,8 @@ class GateModelOperator(BaseOperator):
     ui_color = "#f3e3b3"
 
     def __init__(self, *, trained_model: Any, override_reason: str = "", **kwargs: Any) -> None:
+        # The card names the loads that the model comes from.
+        kwargs.setdefault("inlets", [RAW_EVENTS])
         super().__init__(**kwargs)
         self.trained_model = trained_model
         self.override_reason = override_reason
@@ -207,32 +180,16 @@ class GateModelOperator(BaseOperator):
             unpack_evaluation(work / "output.tar.gz", evaluation)
             self.log.debug("%s", run_suite(settings.ml_python, evaluation, out))
             text = out.read_text(encoding="utf-8", errors="replace") if out.is_file() else None
-            metrics = _read_metrics(evaluation / "metrics.json")
-        verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override)
+            verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override)
+            pages = draw_card(self, context, settings, hook.get_conn(), trained, verdict, evaluation, text)
         self._upload(hook, verdict.report_uri, text or "", "application/json")
-        card_uri = f"{folder_uri}/card.html"
-        data = gather_data(self, context, hook.get_conn(), settings, trained.snapshot_id)
-        page = self._draw(verdict, metrics, text, data)
-        if page is not None:
-            self._upload(hook, card_uri, page, "text/html; charset=utf-8")
-            verdict = verdict.model_copy(update={"card_uri": card_uri})
+        for page, drawn in pages.items():
+            self._upload(hook, f"{folder_uri}/{page}", drawn, CONTENT_TYPES[page])
+        if "card.html" in pages:
+            verdict = verdict.model_copy(update={"card_uri": f"{folder_uri}/card.html"})
         content = json.dumps(verdict.to_xcom(), indent=1, allow_nan=False)
         self._upload(hook, f"{folder_uri}/verdict.json", content, "application/json")
         return verdict
-
-    def _draw(
-        self, verdict: Verdict, metrics: Mapping[str, object], text: str | None, data: Data
-    ) -> str | None:
-        """Draws the card, or says why not: a picture never decides over a model."""
-        try:
-            report: Report | None = parse_report(text or "")
-        except ReportError:
-            report = None  # the verdict says so already, on every rule
-        try:
-            return draw(card_of(verdict, metrics, report, data))
-        except Exception:
-            self.log.warning("The card could not be drawn; the verdict stands without it.", exc_info=True)
-            return None
 
     @staticmethod
     def _download(hook: S3Hook, uri: str, path: Path) -> None:

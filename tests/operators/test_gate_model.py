@@ -17,9 +17,10 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from moto import mock_aws
 
 from include import drift, snapshots
+from include.cards.card import Card
 from include.contracts import BadInputError, Verdict
 from include.dbt_artifacts import XCOM_KEY
-from include.operators import gate_model
+from include.operators import card_data, gate_model
 from include.operators.gate_model import GateModelOperator, ModelRejectedError, run_suite, unpack_evaluation
 from include.runs import write_record
 from include.settings import Settings
@@ -36,6 +37,7 @@ TRAINED = {
     "billable_seconds": 60,
 }
 REPORTS = f"shop/reports/{JOB}"
+CARD = ["card.html", "card.json", "card.md"]
 
 
 class Ti:
@@ -138,14 +140,20 @@ def test_a_good_model_is_approved_and_its_reports_are_written(cloud: Cloud, ml_p
     returned = cloud.run()
     verdict = Verdict.model_validate(returned)
     assert verdict.approved
-    assert cloud.keys() == ["card.html", "report.json", "verdict.json"]
+    assert cloud.keys() == [*CARD, "report.json", "verdict.json"]
     assert json.loads(cloud.read("verdict.json")) == returned
     assert verdict.card_uri == f"s3://{BUCKET}/{REPORTS}/card.html"
     assert verdict.report_uri == f"s3://{BUCKET}/{REPORTS}/report.json"
     page = cloud.read("card.html")
-    assert "<polyline" in page and "Test sessions" in page and "covisitation" in page
-    head = cloud.client.head_object(Bucket=BUCKET, Key=f"{REPORTS}/card.html")
-    assert head["ContentType"] == "text/html; charset=utf-8"
+    assert "<polyline" in page and "What it recommends" in page and "covisitation" in page
+    assert Card.model_validate_json(cloud.read("card.json")).outcome == "approved"
+    assert "# Model Card for" in cloud.read("card.md")
+    heads = [cloud.client.head_object(Bucket=BUCKET, Key=f"{REPORTS}/{name}") for name in CARD]
+    assert [head["ContentType"].split(";")[0] for head in heads] == [
+        "text/html",
+        "application/json",
+        "text/markdown",
+    ]
 
 
 def test_a_rejected_model_stops_the_run_and_leaves_its_verdict_in_xcom(cloud: Cloud, ml_python: Path) -> None:
@@ -178,10 +186,10 @@ def test_a_blank_override_is_none(cloud: Cloud, ml_python: Path, blank: object) 
 def test_a_card_that_cannot_be_drawn_does_not_decide(
     cloud: Cloud, ml_python: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(card: object) -> str:
+    def broken(*_: object) -> str:
         raise RuntimeError("out of ink")
 
-    monkeypatch.setattr(gate_model, "draw", broken)
+    monkeypatch.setattr(card_data, "compose", broken)
     cloud.put(*build())
     verdict = Verdict.model_validate(cloud.run())
     assert verdict.approved and verdict.card_uri is None
@@ -292,7 +300,7 @@ def test_a_truncated_report_rejects(cloud: Cloud, monkeypatch: pytest.MonkeyPatc
     cloud.put(*build(queries=30))
     with pytest.raises(ModelRejectedError, match="cannot be read"):
         cloud.run()
-    assert cloud.keys() == ["card.html", "report.json", "verdict.json"]
+    assert cloud.keys() == [*CARD, "report.json", "verdict.json"]
 
 
 @pytest.mark.parametrize("trained", [None, {}, "pms-1", {**TRAINED, "surprise": 1}], ids=str)
