@@ -77,7 +77,7 @@ ROLLBACKS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str | None]] = {
     "approved": ({}, {}, "configuration that was live", "--endpoint-config-name pms-before"),
     "overridden": ({"override_reason": "x"}, {}, "configuration that was live", "--endpoint-config-name"),
     "first deploy": ({"champion": None}, {"config": None}, "Nothing was live before", "delete-endpoint"),
-    "nobody knows": ({"champion": None}, {"config": None, "known": False}, "could not be read", "list-endpoint"),
+    "nobody knows": ({"champion": None}, {"config": None, "known": False}, "could not be read", "list-"),
     "live but unnamed": ({}, {"config": None}, "could not be read", "list-endpoint-configs"),
     "the same model": (
         {"champion": CHAMPION.model_copy(update={"job_name": "pms-0123456789ab"})},
