@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from include.cards.card import Rollback, Stage
-from include.cards.compose import outcome_of
+from include.cards.headline import outcome_of
 from include.cards.text import duration, finite, mapping, shorten
 from include.contracts import Contract, TrainedModel, Verdict
 

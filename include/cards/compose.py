@@ -19,7 +19,6 @@ from include.cards.card import (
     Fact,
     Interval,
     Metric,
-    Outcome,
     Product,
     Rollback,
     Slice,
@@ -27,7 +26,8 @@ from include.cards.card import (
     Stage,
 )
 from include.cards.data import Data
-from include.cards.text import DASH, duration, finite, mapping, method, number, percent, shorten, words
+from include.cards.headline import headline_of, outcome_of
+from include.cards.text import DASH, duration, finite, mapping, number, percent, shorten, words
 from include.contracts import Verdict
 
 MOST_EPOCHS = 1000
@@ -35,7 +35,6 @@ MOST_METRICS, MOST_BASELINES, MOST_GROUPS, MOST_SLICES = 60, 8, 12, 24
 MOST_EXAMPLES, MOST_SEEN, MOST_OFFERED = 8, 6, 5
 MOST_PARAMS, MOST_SETTINGS = 40, 60
 LONGEST_SKU = 128
-HEADLINE = "hit_rate@20"
 _BY = "_by_"
 _TITLES = {
     "session_length": "Products seen so far",
@@ -86,10 +85,9 @@ def compose(
     known, made = around or Surroundings(), training or {}
     checks = _dicts(report.get("checks"))[:MOST_METRICS]
     metrics = tuple(_metric(check) for check in checks)
-    outcome = outcome_of(verdict)
     return Card(
-        outcome=outcome,
-        headline=_headline(outcome, verdict),
+        outcome=outcome_of(verdict),
+        headline=headline_of(verdict, metrics),
         verdict=verdict,
         run_id=None if known.run_id is None else shorten(known.run_id, 250),
         judged_at=known.judged_at,
@@ -130,37 +128,6 @@ def example_skus(report: Mapping[str, object]) -> set[str]:
         found.update(_texts(entry.get("session"))[-MOST_SEEN:])
         found.update(_texts(entry.get("predictions"))[:MOST_OFFERED])
     return found
-
-
-def outcome_of(verdict: Verdict) -> Outcome:
-    """Returns the decision in a word."""
-    if verdict.override_reason:
-        return "overridden"
-    return "approved" if verdict.approved else "rejected"
-
-
-def _headline(outcome: Outcome, verdict: Verdict) -> str:
-    failed, rules = len(verdict.failures), len(verdict.checks)
-    decision = {
-        "approved": "The model may go live.",
-        "overridden": f"The gate said no on {failed} of {rules} rules; a person let the model through.",
-        "rejected": f"{failed} of {rules} rules failed. The model does not go live; what is live stays.",
-    }[outcome]
-    value = finite(verdict.metrics.get(HEADLINE))
-    if value is None:
-        return decision
-    others = {
-        name: found
-        for name, values in verdict.baselines.items()
-        if (found := finite(values.get(HEADLINE))) is not None
-    }
-    live = others.pop("champion", None)
-    beside = [] if live is None else [f"the live model {percent(live)}"]
-    if others:
-        best = max(others, key=lambda name: others[name])
-        beside.append(f"the best baseline ({shorten(method(best), 30)}) {percent(others[best])}")
-    compared = f"; {', '.join(beside)}" if beside else ""
-    return f"{decision} It finds {percent(value)} of the next products in 20 recommendations{compared}."
 
 
 def _metric(check: Mapping[str, object]) -> Metric:

@@ -68,6 +68,15 @@ def test_the_headline_says_the_decision_and_what_it_means(
     assert said in card.headline and "nan" not in card.headline
 
 
+@pytest.mark.parametrize(("knows", "said"), [(0.97, False), (0.2, True), (None, False)])
+def test_a_live_model_of_another_catalogue_is_not_taken_for_a_bad_one(
+    knows: float | None, said: bool
+) -> None:
+    found = report(checks=[measured("champion_knows", knows)])
+    headline = compose(verdict(), json.dumps(found)).headline
+    assert ("the live model 53.0 % (it knows the product in 20.0 % of the queries)" in headline) == said
+
+
 @pytest.mark.parametrize("text", [None, "", '{"checks": [', "\x00", "[" * 200_000], ids=str)
 def test_a_report_that_cannot_be_read_is_said_so(text: str | None) -> None:
     card = compose(verdict(), text)
