@@ -1,209 +1,173 @@
-"""Draws a model's card: one HTML page that explains a verdict and needs nothing but itself."""
+"""The card as data: what a person needs to decide whether to trust a model, in JSON types alone.
+
+`include.cards.compose` makes it, `include.cards.html` and `include.cards.markdown` show it, and its JSON is
+`Card.model_dump_json`. Every text in it, but the verdict's, is bounded,
+and every number finite.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
+from typing import Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from pydantic import Field
 
 from include.cards.data import Data
-from include.contracts import Verdict
+from include.contracts import Contract, Verdict
 
-TEMPLATES = Path(__file__).with_name("templates")
-LONGEST_TEXT = 60  # a SKU may be 10 kB long; a page is for people
-CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 520, 180, 34
-MOST_EPOCHS = 1000
+Outcome = Literal["approved", "overridden", "rejected"]
+Interval = tuple[float, float] | None
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A measured share of one slice of the test queries, 0 to 1."""
+class Fact(Contract):
+    """A name and what is known under it."""
 
-    group: str
+    name: str
+    text: str
+
+
+class Asked(Contract):
+    """A Param of the run; `chosen` where the run's trigger set it, and not the default."""
+
+    name: str
+    text: str
+    chosen: bool = False
+
+
+class Metric(Contract):
+    """One measurement of the suite.
+
+    Attributes:
+        champion: The live model's value on the same queries; None where there is none.
+        error: Why it could not be measured.
+    """
+
+    name: str
+    description: str = ""
+    value: float | None = None
+    interval: Interval = None
+    sample_size: int = 0
+    champion: float | None = None
+    baselines: dict[str, float] = Field(default_factory=dict)
+    error: str | None = None
+
+
+class Slice(Contract):
+    """A part of the test queries, with the model's and the live model's value."""
+
     name: str
     value: float | None
-    sample_size: int
+    sample_size: int = 0
+    interval: Interval = None
+    champion: float | None = None
+    difference: float | None = None
+    difference_interval: Interval = None
 
 
-@dataclass(frozen=True)
-class Example:
+class SliceGroup(Contract):
+    """The slices of one measurement; `value` is that of all queries together."""
+
+    metric: str
+    title: str
+    value: float | None
+    slices: tuple[Slice, ...]
+
+
+class Product(Contract):
+    """A product as a customer would see it; what the catalogue does not know is None."""
+
+    sku: str
+    category: str | None = None
+    price_bucket: float | None = None
+
+
+class Example(Contract):
     """A test query: what the customer had seen, chose next, and was offered; `rank` 0 = missed."""
 
-    session: Sequence[str]
-    target: str
-    predictions: Sequence[str]
+    session: tuple[Product, ...]
+    target: Product
+    predictions: tuple[Product, ...]
     rank: int
 
 
-@dataclass(frozen=True)
-class Card:
-    """What the page shows.
-
-    Attributes:
-        verdict: The gate's decision.
-        training: The job's own `metrics.json`; whatever it lacks is left out of the page.
-        bars: Hit rate by slice.
-        examples: A few test queries.
-        data: What the model learnt from.
-    """
-
-    verdict: Verdict
-    training: Mapping[str, object] = field(default_factory=dict)
-    bars: Sequence[Bar] = ()
-    examples: Sequence[Example] = ()
-    data: Data = field(default_factory=Data)
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A line in drawing units, with the labels of its axes."""
+class Curve(Contract):
+    """A quantity by epoch; `best` is the epoch of the highest value, where higher is better."""
 
     title: str
-    points: str
-    dots: tuple[tuple[float, float], ...]
-    low: str
-    high: str
-    last_epoch: int
-    width: int = CHART_WIDTH
-    height: int = CHART_HEIGHT
-    margin: int = CHART_MARGIN
+    points: tuple[tuple[int, float], ...]
+    best: int | None = None
 
 
-def shorten(text: object, longest: int = LONGEST_TEXT) -> str:
-    """Returns the text in at most `longest` characters."""
-    whole = str(text)
-    return whole if len(whole) <= longest else f"{whole[: longest - 1]}…"
+class Stage(Contract):
+    """One link of the chain from raw loads to the endpoint."""
+
+    kind: str
+    name: str
+    details: tuple[str, ...] = ()
 
 
-def number(value: object) -> str:
-    """Returns a number for people: counts with separators, fractions with four digits, else a dash."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return "–"
-    if float(value).is_integer() and abs(value) >= 2 or isinstance(value, int):
-        return f"{int(value):,}"
-    return f"{value:.4g}" if 0 < abs(value) < 0.001 else f"{value:,.4f}"
+class Cost(Contract):
+    """What the run and its endpoint cost at list prices; None where no price is known.
 
-
-def percent(value: object) -> str:
-    """Returns a share as a percentage, a dash where it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return "–"
-    return f"{100 * value:.1f} %"
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def learning_curve(history: object, key: str, title: str) -> Chart | None:
-    """Lays out one quantity of the training history as a line.
-
-    Args:
-        history: List of epochs, each with `epoch` and quantities; epochs without a finite value are left out.
-        key: The quantity.
-        title: Shown above the line.
-
-    Returns:
-        The chart, None where fewer than two epochs have a value.
+    Attributes:
+        training_usd: Billable seconds times the price of the instance.
+        endpoint_usd_per_hour: Price of the one instance behind the endpoint.
+        prices_of: Date of the price list.
     """
-    rows = history if isinstance(history, list) else []
-    pairs = [
-        (float(place), float(value))
-        for place, row in enumerate(rows[:MOST_EPOCHS], start=1)
-        if isinstance(value := _mapping(row).get(key), int | float) and math.isfinite(value)
-    ]
-    if len(pairs) < 2:
-        return None
-    low, high = min(value for _, value in pairs), max(value for _, value in pairs)
-    first, last = pairs[0][0], pairs[-1][0]
-    across = (CHART_WIDTH - 2 * CHART_MARGIN) / (last - first)
-    # A flat line is drawn in the middle.
-    up = (CHART_HEIGHT - 2 * CHART_MARGIN) / (high - low) if high > low else 0.0
-    base = CHART_HEIGHT - CHART_MARGIN if high > low else CHART_HEIGHT / 2
-    dots = tuple(
-        (round(CHART_MARGIN + (epoch - first) * across, 1), round(base - (value - low) * up, 1))
-        for epoch, value in pairs
-    )
-    points = " ".join(f"{x},{y}" for x, y in dots)
-    return Chart(title, points, dots, number(low), number(high), int(last))
+
+    training_seconds: int
+    training_instance: str
+    training_usd: float | None
+    endpoint_instance: str
+    endpoint_usd_per_hour: float | None
+    endpoint_usd_per_month: float | None
+    region: str
+    prices_of: str | None
 
 
-def _comparison(verdict: Verdict) -> list[tuple[str, list[str]]]:
-    """Returns the table of metrics: one row per method, the model first."""
-    names = list(verdict.metrics)
-    rows = [("this model", [number(verdict.metrics[name]) for name in names])]
-    for method, values in verdict.baselines.items():
-        rows.append((method.replace("_", " "), [number(values.get(name)) for name in names]))
-    return rows
+class Rollback(Contract):
+    """How to undo what the run does, in a sentence and as commands."""
+
+    text: str
+    commands: tuple[str, ...] = ()
 
 
-def _outcome(verdict: Verdict) -> str:
-    if verdict.override_reason:
-        return "overridden"
-    return "approved" if verdict.approved else "rejected"
+class Card(Contract):
+    """Everything that the page shows.
 
-
-def _facts(training: Mapping[str, object]) -> list[tuple[str, str]]:
-    data = _mapping(training.get("training"))
-    shares = _mapping(_mapping(training.get("blend")).get("shares"))
-    facts = [
-        ("Sessions learned from", number(data.get("sessions"))),
-        ("Interactions learned from", number(data.get("interactions"))),
-        ("Products", number(data.get("products"))),
-        ("Epochs", number(data.get("epochs"))),
-        ("Training seconds", number(data.get("seconds"))),
-        *((f"Mean share of {shorten(name)} in the blend", percent(share)) for name, share in shares.items()),
-        ("Test sessions", number(training.get("sessions"))),
-        ("Test queries", number(training.get("queries"))),
-        ("Next items unknown to training", percent(training.get("unknown_target_share"))),
-    ]
-    return [fact for fact in facts if fact[1] != "–"]
-
-
-def _settings(training: Mapping[str, object]) -> list[tuple[str, str]]:
-    chosen = dict(_mapping(training.get("hyperparameters")))
-    if "seed" in training:
-        chosen.setdefault("seed", training["seed"])
-    versions = {f"{name} version": value for name, value in _mapping(training.get("versions")).items()}
-    return [(shorten(name), shorten(value)) for name, value in {**chosen, **versions}.items()]
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters.update(short=shorten, number=number, percent=percent)
-    return environment.get_template("card.html.j2")
-
-
-def draw(card: Card) -> str:
-    """Draws the page.
-
-    Args:
-        card: Its content; every text in it is escaped, for SKUs come from outside.
-
-    Returns:
-        A self-contained HTML document without scripts or outside resources.
+    Attributes:
+        headline: The decision in one or two sentences.
+        run_id: Airflow's run; None outside of one.
+        judged_at: ISO moment (UTC).
+        report_error: Why the suite's report could not be shown.
+        metrics: All that the suite measured.
+        facts: Sizes and times of the training.
+        settings: Hyper-parameters and versions.
     """
-    history = card.training.get("history")
-    charts = [
-        learning_curve(history, "loss", "Training loss"),
-        learning_curve(history, "val_mrr@20", "MRR@20 of the network alone on the validation sessions"),
-    ]
-    return _template().render(
-        verdict=card.verdict,
-        outcome=_outcome(card.verdict),
-        metric_names=list(card.verdict.metrics),
-        comparison=_comparison(card.verdict),
-        charts=[chart for chart in charts if chart is not None],
-        facts=_facts(card.training),
-        settings=_settings(card.training),
-        bars=card.bars,
-        examples=card.examples,
-        data=card.data,
-    )
+
+    schema_version: Literal[1] = 1
+    outcome: Outcome
+    headline: str
+    verdict: Verdict
+    run_id: str | None = None
+    judged_at: str | None = None
+    report_error: str | None = None
+    asked: tuple[Asked, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    slices: tuple[SliceGroup, ...] = ()
+    examples: tuple[Example, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    settings: tuple[Fact, ...] = ()
+    data: Data = Data()
+    lineage: tuple[Stage, ...] = ()
+    cost: Cost | None = None
+    rollback: Rollback | None = None
+
+    def find(self, name: str) -> Metric | None:
+        """Returns the measurement of that name, None where the suite did not report it."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+
+def render_json(card: Card) -> str:
+    """Returns the card as JSON; `Card.model_validate_json` reads it back."""
+    return card.model_dump_json(indent=1) + "\n"

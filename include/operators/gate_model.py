@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +15,14 @@ from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from include.cards.card import Bar, Card, Example, draw
-from include.cards.data import Data
+from include.assets import RAW_EVENTS
 from include.contracts import TrainedModel, Verdict
 from include.gate.archives import unpack_evaluation, unpack_model
-from include.gate.report import Report, ReportError, parse_report
 from include.gate.rival import Rival
 from include.gate.rules import load_rules
 from include.gate.verdict import as_table, decide
 from include.operators.artefacts import fetch_archive
-from include.operators.card_data import gather_data
+from include.operators.card_data import CONTENT_TYPES, draw_card
 from include.operators.champion import fetch_champion, find_champion
 from include.operators.guard import aws_faults, read_claim
 from include.operators.records import leave_record
@@ -34,10 +31,6 @@ from include.settings import Settings, get_settings
 
 SUITE = Path(__file__).resolve().parents[1] / "gate" / "suite.py"
 SUITE_SECONDS = 900
-SLICED = {
-    "hit_rate@20_by_session_length": "items seen so far",
-    "hit_rate@20_by_popularity": "popularity of the next item",
-}
 
 
 class ModelRejectedError(AirflowFailException):
@@ -108,39 +101,16 @@ def run_suite(python: Path, subject: Subject, out: Path, timeout: float = SUITE_
     return done.stdout
 
 
-def card_of(verdict: Verdict, metrics: Mapping[str, object], report: Report | None, data: Data) -> Card:
-    """Collects what the card shows from the verdict, the job's metrics, the suite's report and the data."""
-    if report is None:
-        return Card(verdict, metrics, data=data)
-    bars = [
-        Bar(group, name, part.read("value"), part.sample_size)
-        for check, group in SLICED.items()
-        if (found := report.find(check)) is not None
-        for name, part in found.slices.items()
-    ]
-    examples = [Example(item.session, item.target, item.predictions, item.rank) for item in report.examples]
-    return Card(verdict, metrics, bars, examples, data)
-
-
 def reports_uri(settings: Settings, job_name: str, run_id: str) -> str:
     """Returns the folder of one run's reports on a job: another run judges beside another live model."""
     root = "/".join(part for part in (settings.bucket, settings.prefix.strip("/"), "reports") if part)
     return f"s3://{root}/{job_name}/{hashlib.sha256(run_id.encode()).hexdigest()[:12]}"
 
 
-def _read_metrics(path: Path) -> dict[str, object]:
-    """Reads the job's own metrics for the card; a missing or broken file is the suite's to report."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: math.nan)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 class GateModelOperator(BaseOperator):
     """Measures a trained model with the RecList suite and holds it against the rules.
 
-    The live model is measured on the same queries. Writes `report.json`, `card.html` and, last,
+    The live model is measured on the same queries. Writes `report.json`, the card and, last,
     `verdict.json` under the project's `reports/<job>/<digest of the run>/`, and returns the verdict. A
     rejected model fails the task without retries, so that nothing after it runs; its verdict is in XCom all
     the same.
@@ -154,6 +124,8 @@ class GateModelOperator(BaseOperator):
     ui_color = "#f3e3b3"
 
     def __init__(self, *, trained_model: Any, override_reason: str = "", **kwargs: Any) -> None:
+        # The card names the loads that the model comes from.
+        kwargs.setdefault("inlets", [RAW_EVENTS])
         super().__init__(**kwargs)
         self.trained_model = trained_model
         self.override_reason = override_reason
@@ -201,17 +173,16 @@ class GateModelOperator(BaseOperator):
             subject, rival = self._gather(hook, settings, trained, Path(name))
             self.log.debug("%s", run_suite(settings.ml_python, subject, out))
             text = out.read_text(encoding="utf-8", errors="replace") if out.is_file() else None
-            metrics = _read_metrics(subject.evaluation / "metrics.json")
-        verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override, rival)
+            verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override, rival)
+            client = hook.get_conn()
+            pages = draw_card(self, context, settings, client, trained, verdict, subject.evaluation, text)
         # Where this run was judged before, its verdict must not stand beside another report.
         self._delete(hook, f"{folder_uri}/verdict.json")
         self._upload(hook, verdict.report_uri, text or "", "application/json")
-        card_uri = f"{folder_uri}/card.html"
-        data = gather_data(self, context, hook.get_conn(), settings, trained.snapshot_id)
-        page = self._draw(verdict, metrics, text, data)
-        if page is not None:
-            self._upload(hook, card_uri, page, "text/html; charset=utf-8")
-            verdict = verdict.model_copy(update={"card_uri": card_uri})
+        for page, drawn in pages.items():
+            self._upload(hook, f"{folder_uri}/{page}", drawn, CONTENT_TYPES[page])
+        if "card.html" in pages:
+            verdict = verdict.model_copy(update={"card_uri": f"{folder_uri}/card.html"})
         content = json.dumps(verdict.to_xcom(), indent=1, allow_nan=False)
         self._upload(hook, f"{folder_uri}/verdict.json", content, "application/json")
         return verdict
@@ -230,20 +201,6 @@ class GateModelOperator(BaseOperator):
         )
         self.log.info("The live model: %s", rival.sentence)
         return Subject(evaluation, model, package_bytes, champion if rival.is_measurable else None), rival
-
-    def _draw(
-        self, verdict: Verdict, metrics: Mapping[str, object], text: str | None, data: Data
-    ) -> str | None:
-        """Draws the card, or says why not: a picture never decides over a model."""
-        try:
-            report: Report | None = parse_report(text or "")
-        except ReportError:
-            report = None  # the verdict says so already, on every rule
-        try:
-            return draw(card_of(verdict, metrics, report, data))
-        except Exception:
-            self.log.warning("The card could not be drawn; the verdict stands without it.", exc_info=True)
-            return None
 
     @staticmethod
     def _delete(hook: S3Hook, uri: str) -> None:

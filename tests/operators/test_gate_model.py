@@ -17,10 +17,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from moto import mock_aws
 
 from include import drift, snapshots
+from include.cards.card import Card
 from include.contracts import Verdict
 from include.dbt_artifacts import XCOM_KEY
 from include.gate.rules import load_rules
-from include.operators import gate_model
+from include.operators import card_data, gate_model
 from include.operators.gate_model import (
     GateModelOperator,
     ModelRejectedError,
@@ -46,6 +47,7 @@ TRAINED = {
     "billable_seconds": 60,
 }
 REPORTS = f"shop/reports/{JOB}/{hashlib.sha256(b'run').hexdigest()[:12]}"
+CARD = ["card.html", "card.json", "card.md"]
 ENDPOINT, LIVE_URI = "shop-recommender", f"s3://{BUCKET}/shop/models/pms-live/output/model.tar.gz"
 GOOD = Model(table("head", "tail"))
 PACKAGE = tar(Member("1/saved_model.pb", b"challenger"), Member("code/inference.py"))
@@ -204,14 +206,20 @@ def test_a_good_model_is_approved_and_its_reports_are_written(cloud: Cloud, ml_p
     verdict = Verdict.model_validate(returned)
     assert verdict.approved, verdict.failures
     assert verdict.baselines["champion"]["hit_rate@20"] == verdict.metrics["hit_rate@20"]
-    assert cloud.files() == ["card.html", "report.json", "verdict.json"]
+    assert cloud.files() == [*CARD, "report.json", "verdict.json"]
     assert json.loads(cloud.read("verdict.json")) == returned
     assert verdict.card_uri == f"s3://{BUCKET}/{REPORTS}/card.html"
     assert verdict.report_uri == f"s3://{BUCKET}/{REPORTS}/report.json"
     page = cloud.read("card.html")
-    assert "<polyline" in page and "Test sessions" in page and "covisitation" in page
-    head = cloud.client.head_object(Bucket=BUCKET, Key=f"{REPORTS}/card.html")
-    assert head["ContentType"] == "text/html; charset=utf-8"
+    assert "<polyline" in page and "What it recommends" in page and "covisitation" in page
+    assert Card.model_validate_json(cloud.read("card.json")).outcome == "approved"
+    assert "# Model Card for" in cloud.read("card.md")
+    heads = [cloud.client.head_object(Bucket=BUCKET, Key=f"{REPORTS}/{name}") for name in CARD]
+    assert [head["ContentType"].split(";")[0] for head in heads] == [
+        "text/html",
+        "application/json",
+        "text/markdown",
+    ]
 
 
 def test_a_rejected_model_stops_the_run_and_leaves_its_verdict_in_xcom(
@@ -249,10 +257,10 @@ def test_a_blank_override_is_none(cloud: Cloud, monkeypatch: pytest.MonkeyPatch,
 def test_a_card_that_cannot_be_drawn_does_not_decide(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(card: object) -> str:
+    def broken(*_: object) -> str:
         raise RuntimeError("out of ink")
 
-    monkeypatch.setattr(gate_model, "draw", broken)
+    monkeypatch.setattr(card_data, "compose", broken)
     suite_reports(monkeypatch, NOTHING_MEASURED)
     cloud.put(*build(queries=30))
     verdict = Verdict.model_validate(cloud.run())
@@ -360,7 +368,7 @@ def test_a_truncated_report_rejects(cloud: Cloud, monkeypatch: pytest.MonkeyPatc
     cloud.put(*build(queries=30))
     with pytest.raises(ModelRejectedError, match="cannot be read"):
         cloud.run()
-    assert cloud.files() == ["card.html", "report.json", "verdict.json"]
+    assert cloud.files() == [*CARD, "report.json", "verdict.json"]
 
 
 LOSS = {"name": "loss", "value": -0.2, "sample_size": 900}
