@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -12,12 +13,14 @@ from typing import Any, cast
 from botocore.exceptions import ClientError
 
 from include.contracts import Approval
-from include.sagemaker.errors import is_missing
+from include.sagemaker.errors import is_existing, is_missing
+from include.sagemaker.training import tags
 
 # The newest ones; each costs a call to describe it.
 MOST_PACKAGES = 100
-METRIC = "metric/"
-OVERRIDDEN = "Deployed against the gate, because: "
+METRIC, HYPERPARAMETER = "metric/", "hyperparameter/"
+OVERRIDDEN = "Approved against the gate, because: "
+MOST_TEXT = 1024  # SageMaker's own limit
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Package:
         card_uri: `s3://…/card.html`.
         override_reason: Why it was approved against the gate.
         approval_description: Who approved or refused it by hand, or that nobody answered.
+        entry: Identity of the verdict; the same verdict is registered once.
     """
 
     arn: str
@@ -49,6 +53,74 @@ class Package:
     card_uri: str | None = None
     override_reason: str | None = None
     approval_description: str | None = None
+    entry: str | None = None
+
+
+def ensure_group(client: Any, group: str) -> None:
+    """Creates the model package group unless it exists.
+
+    Args:
+        client: boto3 SageMaker client.
+        group: Name of the model package group.
+    """
+    try:
+        client.describe_model_package_group(ModelPackageGroupName=group)
+    except ClientError as error:
+        if not is_missing(error):
+            raise
+        try:
+            client.create_model_package_group(
+                ModelPackageGroupName=group,
+                ModelPackageGroupDescription="Every model that the gate judged, with its verdict.",
+                Tags=tags(),
+            )
+        except ClientError as refused:
+            if not is_existing(refused):
+                raise
+
+
+def register(client: Any, request: Mapping[str, Any]) -> tuple[Package, bool]:
+    """Registers a model unless its verdict has been registered before.
+
+    The client token keeps two tries at a time from making two; the search keeps a later one from it.
+
+    Args:
+        client: boto3 SageMaker client.
+        request: Of `package_request`.
+
+    Returns:
+        The package, and whether this call made it.
+    """
+    job = request["ModelPackageDescription"].partition(":")[0]
+    same_job = _packages(
+        client,
+        request["ModelPackageGroupName"],
+        lambda entry: str(entry.get("ModelPackageDescription", "")).startswith(f"{job}:"),
+    )
+    for package in same_job:
+        if package.entry == request["ClientToken"]:
+            return package, False
+    arn = client.create_model_package(**request)["ModelPackageArn"]
+    return describe_package(client, arn), True
+
+
+def describe_package(client: Any, arn: str) -> Package:
+    """Returns one package as it is now."""
+    return read_package(client.describe_model_package(ModelPackageName=arn))
+
+
+def record_approval(client: Any, arn: str, approval: Approval, said: str) -> None:
+    """Records a person's answer.
+
+    Args:
+        client: boto3 SageMaker client.
+        arn: The package.
+        approval: The answer.
+        said: Who gave it, or that nobody did.
+    """
+    client.update_model_package(
+        ModelPackageArn=arn, ModelApprovalStatus=approval, ApprovalDescription=clean_text(said)
+    )
 
 
 def list_packages(client: Any, group: str, limit: int = MOST_PACKAGES) -> list[Package]:
@@ -74,7 +146,7 @@ def read_package(description: Mapping[str, Any]) -> Package:
     """Reads a DescribeModelPackage answer."""
     told: Mapping[str, str] = description.get("CustomerMetadataProperties", {})
     containers = description.get("InferenceSpecification", {}).get("Containers") or [{}]
-    said = str(description.get("ModelPackageDescription", ""))
+    _, overridden, reason = str(description.get("ModelPackageDescription", "")).partition(OVERRIDDEN)
     return Package(
         arn=str(description["ModelPackageArn"]),
         version=int(description["ModelPackageVersion"]),
@@ -86,19 +158,30 @@ def read_package(description: Mapping[str, Any]) -> Package:
         model_name=told.get("model_name"),
         metrics=_metrics(told),
         card_uri=told.get("card_uri"),
-        override_reason=said.removeprefix(OVERRIDDEN) if said.startswith(OVERRIDDEN) else None,
+        override_reason=reason if overridden and told.get("decision") == "overridden" else None,
         approval_description=description.get("ApprovalDescription") or None,
+        entry=told.get("entry"),
     )
 
 
-def _packages(client: Any, group: str) -> Iterator[Package]:
+def clean_text(text: str, most: int = MOST_TEXT) -> str:
+    """Returns text as the registry's descriptions take it: one line, bounded, without control characters."""
+    printable = "".join(" " if unicodedata.category(mark)[0] == "C" else mark for mark in text)
+    return " ".join(printable.split())[:most]
+
+
+def _packages(
+    client: Any, group: str, wanted: Callable[[Mapping[str, Any]], bool] = lambda entry: True
+) -> Iterator[Package]:
+    """Yields the packages whose list entry is wanted, newest first."""
     pages = client.get_paginator("list_model_packages").paginate(
         ModelPackageGroupName=group, SortBy="CreationTime", SortOrder="Descending"
     )
     try:
         for page in pages:
             for entry in page["ModelPackageSummaryList"]:
-                yield read_package(client.describe_model_package(ModelPackageName=entry["ModelPackageArn"]))
+                if wanted(entry):
+                    yield describe_package(client, entry["ModelPackageArn"])
     except ClientError as error:
         # A group that nothing was ever registered in does not exist yet.
         if not is_missing(error):
