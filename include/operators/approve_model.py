@@ -77,7 +77,7 @@ class ApproveModelOperator(ApprovalOperator):
             return _answered(registered, "Approved")
         if self.require_approval is not True:
             raise AirflowFailException(
-                f"The registry has version {package.version} of {registered.group_name} as {package.approval} "
+                f"Version {package.version} of {registered.group_name} is registered as {package.approval} "
                 f"({package.approval_description or 'without a reason'}). Approve it there, then clear this "
                 "task, or leave the endpoint as it is."
             )

@@ -78,7 +78,8 @@ def test_a_rejected_model_is_registered_and_not_deployed(bag: DagBag) -> None:
     assert dag.get_task("gate.register_model").upstream_task_ids == {"gate.gate_model", "train.train_model"}
     assert dag.get_task("gate.approve_model").upstream_task_ids == {"gate.gate_model", "gate.register_model"}
     assert "gate.approve_model" in dag.get_task("deploy.deploy_wanted").upstream_task_ids
-    assert [task.task_id for task in dag.leaves] == ["deploy.smoke_test"]
+    # A run ends as its leaves do: whatever stops deploy fails the run.
+    assert {task.task_id for task in dag.leaves} - {"transform.generate_docs"} == {"deploy.smoke_test"}
 
 
 @pytest.mark.parametrize(

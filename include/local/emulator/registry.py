@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar
 
 from botocore.model import StructureShape
@@ -45,6 +46,8 @@ class Package(Resource):
 
     kind: ClassVar[str] = "model-package"
     label: ClassVar[str] = "model package"
+
+    changed: datetime | None = None
 
     @property
     def group(self) -> str:
@@ -119,7 +122,7 @@ class Registry:
         As SageMaker, and against its own model, it gives a version no `ModelPackageName`.
         """
         package = self.packages.get(region, _name(request["ModelPackageName"]))
-        changed = {"LastModifiedTime": package.modified} if package.modified > package.created else {}
+        changed = {"LastModifiedTime": package.changed} if package.changed else {}
         return {
             **_pick("DescribeModelPackage", package.request),
             **_package_state(package),
@@ -156,7 +159,7 @@ class Registry:
                 told.pop(key, None)
             changes = {name: request[name] for name in _REPLACED if name in request}
             package.request = {**package.request, **changes, "CustomerMetadataProperties": told or None}
-            package.modified = now()
+            package.changed = now()
         return {"ModelPackageArn": package.arn}
 
     def delete(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
