@@ -1,4 +1,4 @@
-"""A person has the last word, under a real Airflow with the emulator: once a yes, once no answer at all."""
+"""A person has the last word, under a real Airflow with the emulator: once no answer at all, once a yes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.end_to_end.test_whole_pipeline import generate
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1500)]
 APPROVE = "gate.approve_model"
+GROUP = "shop-recommender"
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,9 @@ def start(api: AirflowApi, conf: dict[str, object]) -> str:
         assert api.run_state(demo.PIPELINE_DAG, run_id) in {"queued", "running"}, states(api, run_id)
         assert time.monotonic() < limit
         time.sleep(1)
+    # No person is as quick as this: an answer that comes before Airflow's scheduler has heard that the task
+    # waits is lost, and it asks again.
+    time.sleep(5)
     return run_id
 
 
@@ -47,7 +50,7 @@ def end(api: AirflowApi, run_id: str) -> tuple[str, dict[str, str | None]]:
     return state, states(api, run_id)
 
 
-def test_a_yes_deploys_and_silence_does_not(root: Path, tmp_path: Path, stack: Stack) -> None:
+def test_silence_does_not_deploy_and_a_yes_does(root: Path, tmp_path: Path, stack: Stack) -> None:
     data = generate(root, tmp_path / "input", "--sessions", "3000", "--products", "300", "--days", "14")
     api, sagemaker = stack.api(), demo._aws("sagemaker", stack)
     landed = demo.load(api, data, demo.tenant_of(data))
@@ -57,28 +60,24 @@ def test_a_yes_deploys_and_silence_does_not(root: Path, tmp_path: Path, stack: S
     }
     api.wait_for_dag(demo.PIPELINE_DAG, 120)
 
-    run_id = start(api, {"tenant": landed["tenant"], **days})
-    [waiting] = list_packages(sagemaker, "shop-recommender")
+    run_id = start(api, {"tenant": landed["tenant"], **days, "approval_hours": 20 / 3600})
+    [waiting] = list_packages(sagemaker, GROUP)
     assert waiting.approval == "PendingManualApproval"
+    state, tasks = end(api, run_id)
+    assert (state, tasks[APPROVE], tasks["deploy.smoke_test"]) == ("failed", "failed", "upstream_failed")
+    [refused] = list_packages(sagemaker, GROUP)
+    assert (refused.arn, refused.approval) == (waiting.arn, "Rejected")
+    assert refused.approval_description is not None and "Nobody answered" in refused.approval_description
+    assert sagemaker.list_endpoints()["Endpoints"] == []
+
+    snapshot = api.result(demo.PIPELINE_DAG, run_id, "export.export_snapshot")["snapshot_id"]
+    run_id = start(api, {"tenant": landed["tenant"], "reuse_snapshot": snapshot})
     task = f"/dags/{demo.PIPELINE_DAG}/dagRuns/{run_id}/taskInstances/{APPROVE}/-1/hitlDetails"
-    question: dict[str, Any] = api._call("GET", task)
-    assert "| `hit_rate@20` |" in question["body"]
+    assert "| `hit_rate@20` |" in api._call("GET", task)["body"]
     api._call("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
     state, tasks = end(api, run_id)
     assert (state, tasks[APPROVE], tasks["deploy.smoke_test"]) == ("success", "success", "success")
-    [approved] = list_packages(sagemaker, "shop-recommender")
-    assert (approved.arn, approved.approval) == (waiting.arn, "Approved")
-    assert approved.approval_description == f"Approved by {question_answered_by(api, task)} (run {run_id})"
-
-    snapshot = api.result(demo.PIPELINE_DAG, run_id, "export.export_snapshot")["snapshot_id"]
-    silent = start(api, {"tenant": landed["tenant"], "reuse_snapshot": snapshot, "approval_hours": 10 / 3600})
-    state, tasks = end(api, silent)
-    assert (state, tasks[APPROVE], tasks["deploy.smoke_test"]) == ("failed", "failed", "upstream_failed")
-    refused, still = list_packages(sagemaker, "shop-recommender")
-    assert refused.approval == "Rejected"
-    assert refused.approval_description is not None and "Nobody answered" in refused.approval_description
-    assert still.approval == "Approved"
-
-
-def question_answered_by(api: AirflowApi, task: str) -> str:
-    return str(api._call("GET", task)["responded_by_user"]["name"])
+    approved = list_packages(sagemaker, GROUP)[0]
+    name = api._call("GET", task)["responded_by_user"]["name"]
+    assert approved.approval == "Approved"
+    assert approved.approval_description == f"Approved by {name} (run {run_id})"
