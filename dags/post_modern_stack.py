@@ -115,16 +115,14 @@ def post_modern_stack() -> None:
             # Runs after a rejection, too: the registry remembers what the gate refused.
             trigger_rule=TriggerRule.ALL_DONE,
         )
-        approved = ApproveModelOperator(
+        # Follows the gate itself as well, so that a rejection stops here.
+        ApproveModelOperator(
             task_id="approve_model",
             registered=registered.output,
             verdict=verdict.output,
             require_approval="{{ params.require_approval }}",
             approval_hours="{{ params.approval_hours }}",
         )
-        # Directly after the gate as well: a rejection stops here.
-        chain(verdict, registered, approved)
-        chain(verdict, approved)
 
     with TaskGroup("deploy") as deploy:
         wanted = ShortCircuitOperator(

@@ -10,7 +10,7 @@ from typing import Any
 
 from include.contracts import Approval, TrainedModel, Verdict
 from include.sagemaker.naming import content_name
-from include.sagemaker.registry import HYPERPARAMETER, METRIC, OVERRIDDEN, clean_text
+from include.sagemaker.registry import HYPERPARAMETER, METRIC, OVERRIDDEN, OVERRULED, clean_text
 
 # SageMaker's own limits.
 MOST_FACTS, MOST_KEY, MOST_VALUE = 50, 128, 256
@@ -67,11 +67,7 @@ def package_request(
         "training_job": trained.job_name,
         "snapshot_id": trained.snapshot_id,
         "model_name": model_name,
-        "decision": "overridden"
-        if verdict.override_reason
-        else "approved"
-        if verdict.approved
-        else "rejected",
+        "decision": _decision(verdict),
         "rules_version": verdict.rules_version,
         "card_uri": verdict.card_uri,
         "git_revision": git_revision,
@@ -108,6 +104,12 @@ def first_approval(verdict: Verdict, require_approval: bool) -> Approval:
     if not verdict.approved:
         return "Rejected"
     return "PendingManualApproval" if require_approval else "Approved"
+
+
+def _decision(verdict: Verdict) -> str:
+    if verdict.override_reason:
+        return OVERRULED
+    return "approved" if verdict.approved else "rejected"
 
 
 def _said(verdict: Verdict) -> str:

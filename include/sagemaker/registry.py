@@ -19,6 +19,7 @@ from include.sagemaker.training import tags
 # The newest ones; each costs a call to describe it.
 MOST_PACKAGES = 100
 METRIC, HYPERPARAMETER = "metric/", "hyperparameter/"
+OVERRULED = "overridden"
 OVERRIDDEN = "Approved against the gate, because: "
 MOST_TEXT = 1024  # SageMaker's own limit
 
@@ -158,7 +159,7 @@ def read_package(description: Mapping[str, Any]) -> Package:
         model_name=told.get("model_name"),
         metrics=_metrics(told),
         card_uri=told.get("card_uri"),
-        override_reason=reason if overridden and told.get("decision") == "overridden" else None,
+        override_reason=reason if overridden and told.get("decision") == OVERRULED else None,
         approval_description=description.get("ApprovalDescription") or None,
         entry=told.get("entry"),
     )
