@@ -23,6 +23,7 @@ from include.contracts import BadInputError, TrainedModel, Verdict
 from include.gate.verdict import Report, ReportError, as_table, decide, load_rules, parse_report
 from include.operators.card_data import gather_data
 from include.operators.guard import aws_faults, read_claim
+from include.operators.links import CardLink
 from include.operators.records import leave_record
 from include.settings import get_settings
 
@@ -155,6 +156,7 @@ class GateModelOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("trained_model", "override_reason")
     ui_color = "#f3e3b3"
+    operator_extra_links = (CardLink(),)
 
     def __init__(self, *, trained_model: Any, override_reason: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
