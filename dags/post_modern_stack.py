@@ -2,7 +2,7 @@
 
 **What.** Raw shopping events become recommendations: dbt transforms them in the warehouse, a versioned
 snapshot goes to S3, a Keras model is trained as a SageMaker job, a RecList suite decides whether it may be
-deployed, and the endpoint is updated and asked to prove it.
+deployed, the registry keeps model and verdict, and the endpoint is updated and asked to prove it.
 
 **Needs.** Raw events (`load_shopping_events`), the warehouse and AWS connections, with DuckDB the pool
 `warehouse`, with `PMS_DBT_RUNNER=cloud` the dbt Cloud connection and a job.
@@ -13,8 +13,8 @@ running job; it never starts a second one.
 
 **Triage.** *check_prerequisites* lists everything that is missing at once. *transform*: a data test failed;
 its task log names the rows. *train*: the job's reason and last log lines are in the task log. *gate*: the
-model was rejected, the reasons are in the log and on the card; the live endpoint is untouched. *deploy*:
-the message says what is live now.
+model was rejected, by *gate_model* (the reasons are in its log and on the card) or by a person
+(*approve_model*); the live endpoint is untouched. *deploy*: the message says what is live now.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import TaskGroup, TriggerRule, chain, dag
 
 from include.assets import RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES, schedule_of
+from include.operators.approve_model import ApproveModelOperator
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
 from include.operators.deploy_model import (
     CreateEndpointConfigOperator,
@@ -36,6 +37,7 @@ from include.operators.deploy_model import (
 )
 from include.operators.export_snapshot import ExportSnapshotOperator
 from include.operators.gate_model import GateModelOperator
+from include.operators.register_model import RegisterModelOperator
 from include.operators.train_model import TrainModelOperator
 from include.run_params import run_params
 from include.settings import get_settings
@@ -105,12 +107,29 @@ def post_modern_stack() -> None:
             trained_model=trained.output,
             override_reason="{{ params.override_reason }}",
         )
+        claims: dict[str, Any] = {"trained_model": trained.output, "verdict": verdict.output}
+        registered = RegisterModelOperator(
+            task_id="register_model",
+            **claims,
+            require_approval="{{ params.require_approval }}",
+            # Runs after a rejection, too: the registry remembers what the gate refused.
+            trigger_rule=TriggerRule.ALL_DONE,
+        )
+        approved = ApproveModelOperator(
+            task_id="approve_model",
+            registered=registered.output,
+            verdict=verdict.output,
+            require_approval="{{ params.require_approval }}",
+            approval_hours="{{ params.approval_hours }}",
+        )
+        # Directly after the gate as well: a rejection stops here.
+        chain(verdict, registered, approved)
+        chain(verdict, approved)
 
     with TaskGroup("deploy") as deploy:
         wanted = ShortCircuitOperator(
             task_id="deploy_wanted", python_callable=lambda wanted: wanted, op_args=["{{ params.deploy }}"]
         )
-        claims: dict[str, Any] = {"trained_model": trained.output, "verdict": verdict.output}
         model = CreateModelOperator(task_id="create_model", **claims)
         config = CreateEndpointConfigOperator(task_id="create_endpoint_config", **claims)
         endpoint = DeployEndpointOperator(task_id="deploy_endpoint", **claims)

@@ -110,6 +110,20 @@ def run_params(settings: Settings) -> dict[str, Param]:
             title="Deploy",
             description="Off: stop after the gate's verdict and leave the endpoint alone.",
         ),
+        "require_approval": Param(
+            False,
+            type="boolean",
+            title="Ask a person",
+            description="What the gate approves waits, under Required Actions, for somebody to say yes.",
+        ),
+        "approval_hours": Param(
+            24,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=720,
+            title="Hours to answer",
+            description="Nobody's answer within this time is a no.",
+        ),
         "override_reason": Param(
             None,
             type=["null", "string"],

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -84,6 +84,16 @@ class Settings(BaseSettings):
     )
     endpoint_instance_type: str = Field("ml.m5.large", description="Instance behind the endpoint.")
     endpoint_name: str = Field("shop-recommender", description="Stable name of the endpoint.")
+    model_package_group: str = Field(
+        "",
+        pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$",
+        description="Model package group of the registry, where it has not the endpoint's name.",
+    )
+    git_revision: str | None = Field(
+        None,
+        max_length=100,
+        description="Revision of the project, for the registry; asked of git where it can be.",
+    )
     poll_seconds: int = Field(30, ge=1, le=300, description="Pause between two looks at a job or endpoint.")
     ml_python: Path = Field(
         PROJECT_ROOT / ".venv-ml" / "bin" / "python",
@@ -122,9 +132,15 @@ class Settings(BaseSettings):
             )
         return value
 
+    @model_validator(mode="after")
+    def _registry_is_named_as_the_endpoint(self) -> Settings:
+        self.model_package_group = self.model_package_group or self.endpoint_name
+        return self
+
     @field_validator(
         "schedule",
         "dbt_cloud_job_id",
+        "git_revision",
         "snowflake_warehouse",
         "snowflake_role",
         "mlflow_tracking_uri",

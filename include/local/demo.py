@@ -217,6 +217,8 @@ def print_report(result: dict[str, Any]) -> None:
     for check in verdict["checks"]:
         if check["status"] == "failed":
             _say(f"    {check['name']}: {check['reason']}")
+    if entry := result["registered"]:
+        _say(f"  registry: version {entry['version']} of {entry['group_name']}, {entry['approval']}")
     for answer in result["recommendations"]:
         _say(f"\n  someone looked at {', '.join(map(_short, answer['session'][-4:]))}")
         _say(f"    recommended     {', '.join(map(_short, answer['skus']))}   ({answer['milliseconds']} ms)")
@@ -248,6 +250,7 @@ def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any], build: Path)
         "verdict": verdict,
         "metrics": verdict["metrics"],
         "baselines": verdict["baselines"],
+        "registered": api.result(PIPELINE_DAG, run_id, "gate.register_model"),
         "live_model": live,
         "recommendations": [],
         "seconds": seconds_per_step(api.tasks(PIPELINE_DAG, run_id)),

@@ -64,11 +64,22 @@ def test_export_follows_a_skipped_transform_and_nothing_else_does(bag: DagBag) -
         if not task.task_id.startswith("transform.")
     }
     assert rules.pop("export.export_snapshot") == "none_failed"
+    assert rules.pop("gate.register_model") == "all_done"
     assert set(rules.values()) == {"all_success"}
     check = dag.get_task("check_prerequisites")
     assert {task.task_id for task in check._transform_tasks()} == {
         task_id for task_id in dag.task_ids if task_id.startswith("transform.")
     }
+
+
+def test_a_rejected_model_is_registered_and_not_deployed(bag: DagBag) -> None:
+    """The registry's task runs after a rejection; the approval and all of deploy stand behind the gate."""
+    dag = bag.dags["post_modern_stack"]
+    assert dag.get_task("gate.register_model").upstream_task_ids == {"gate.gate_model", "train.train_model"}
+    assert dag.get_task("gate.approve_model").upstream_task_ids == {"gate.gate_model", "gate.register_model"}
+    assert "gate.approve_model" in dag.get_task("deploy.deploy_wanted").upstream_task_ids
+    # A run ends as its leaves do: whatever stops deploy fails the run.
+    assert {task.task_id for task in dag.leaves} - {"transform.generate_docs"} == {"deploy.smoke_test"}
 
 
 @pytest.mark.parametrize(
@@ -96,9 +107,15 @@ def test_snapshot_to_reuse_is_named_by_its_id(bag: DagBag, value: str | None, ac
         ("tune_parallel", 10, True),
         ("tune_parallel", 0, False),
         ("tune_parallel", 11, False),
+        ("approval_hours", 0.5, True),
+        ("approval_hours", 0, False),
+        ("approval_hours", 721, False),
+        ("approval_hours", None, False),
+        ("require_approval", True, True),
+        ("require_approval", "yes", False),
     ],
 )
-def test_a_search_is_bounded(bag: DagBag, name: str, value: float, accepted: bool) -> None:
+def test_a_search_and_a_wait_are_bounded(bag: DagBag, name: str, value: float, accepted: bool) -> None:
     param = bag.dags["post_modern_stack"].params.get_param(name)
     if accepted:
         assert param.resolve(value) == value

@@ -54,6 +54,8 @@ def shop_run(root: Path, build: Path) -> dict[str, Any]:
 def test_generated_shop_ends_with_a_live_model_that_answers(shop_run: dict[str, Any], build: Path) -> None:
     assert shop_run["verdict"]["approved"]
     assert shop_run["live_model"]["snapshot_id"] == shop_run["snapshot_id"]
+    assert shop_run["registered"]["approval"] == "Approved"
+    assert shop_run["registered"]["snapshot_id"] == shop_run["snapshot_id"]
     assert len(shop_run["recommendations"]) == 3
     for answer in shop_run["recommendations"]:
         assert len(answer["skus"]) == len(set(answer["skus"])) == 5
@@ -87,6 +89,7 @@ def test_noise_is_rejected_with_reasons_and_nothing_goes_live(
     result = json.loads((tmp_path / "demo.json").read_text())
     assert not result["verdict"]["approved"]
     assert [check for check in result["verdict"]["checks"] if check["status"] == "failed"]
+    assert result["registered"]["approval"] == "Rejected"
     assert result["live_model"] is None
     assert result["recommendations"] == []
 

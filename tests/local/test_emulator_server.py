@@ -56,7 +56,7 @@ def test_parameters_that_the_client_does_not_check_are_refused(cloud: Cloud) -> 
         cloud.sagemaker.describe_endpoint(EndpointName="under_score")
     # Of moto's operations, too.
     with pytest.raises(ClientError, match="ValidationException.*regular expression"):
-        cloud.sagemaker.create_model_package_group(ModelPackageGroupName="under_score")
+        cloud.sagemaker.create_experiment(ExperimentName="under_score")
 
 
 @pytest.mark.parametrize(
@@ -96,29 +96,6 @@ def test_other_services_are_motos(cloud: Cloud) -> None:
     cloud.client("cloudwatch").put_metric_data(
         Namespace="shop", MetricData=[{"MetricName": "m", "Value": 1.0}]
     )
-
-
-def test_the_model_registry_is_motos(cloud: Cloud) -> None:
-    sagemaker, group = cloud.sagemaker, cloud.name("group")
-    arn = sagemaker.create_model_package_group(ModelPackageGroupName=group)["ModelPackageGroupArn"]
-    package = sagemaker.create_model_package(
-        ModelPackageGroupName=group,
-        ModelApprovalStatus="PendingManualApproval",
-        CustomerMetadataProperties={"snapshot": "abc"},
-        InferenceSpecification={
-            "Containers": [{"Image": "i:1", "ModelDataUrl": f"s3://{BUCKET}/m.tar.gz"}],
-            "SupportedContentTypes": ["application/json"],
-            "SupportedResponseMIMETypes": ["application/json"],
-        },
-    )["ModelPackageArn"]
-    assert sagemaker.describe_model_package(ModelPackageName=package)["CustomerMetadataProperties"] == {
-        "snapshot": "abc"
-    }
-    sagemaker.update_model_package(ModelPackageArn=package, ModelApprovalStatus="Approved")
-    listed = sagemaker.list_model_packages(ModelPackageGroupName=group, ModelApprovalStatus="Approved")
-    assert [one["ModelPackageArn"] for one in listed["ModelPackageSummaryList"]] == [package]
-    sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "k", "Value": "v"}])
-    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "k", "Value": "v"}]
 
 
 def test_one_emulator_a_process(cloud: Cloud, tmp_path: Path) -> None:

@@ -13,6 +13,10 @@ from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 from botocore.validate import ParamValidator
 
+from include.local.emulator.errors import AwsError
+from include.local.emulator.registry import Registry
+from include.local.emulator.shapes import check_request
+
 ACCOUNT = "arn:aws:sagemaker:us-east-1:123456789012"
 MORNING = datetime(2026, 11, 24, 8, tzinfo=UTC)
 SERVICES = {"sagemaker", "sagemaker-runtime"}
@@ -56,6 +60,7 @@ class FakeSageMaker:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.registry = Registry()
         self.jobs: dict[str, list[dict[str, Any]]] = {}
         self.models: dict[str, dict[str, Any]] = {}
         self.configs: dict[str, dict[str, Any]] = {}
@@ -88,7 +93,21 @@ class FakeSageMaker:
                 raise self.faults.pop(operation)
             if not operation.startswith(("Describe", "List")):
                 self.calls.append((operation, request))
-            answer = getattr(self, f"_{operation}")(**request)
+            registered = {
+                "CreateModelPackageGroup": self.registry.create_group,
+                "DescribeModelPackageGroup": self.registry.describe_group,
+                "CreateModelPackage": self.registry.create,
+                "DescribeModelPackage": self.registry.describe,
+                "UpdateModelPackage": self.registry.update,
+                "ListModelPackages": self.registry.list_packages,
+            }.get(operation)
+            if registered is None:
+                answer = getattr(self, f"_{operation}")(**request)
+            else:
+                try:
+                    answer = registered("us-east-1", check_request(operation, request))
+                except AwsError as error:
+                    raise refusal(operation, error.code, error.message, error.status) from error
             return {**answer, "ResponseMetadata": {"HTTPStatusCode": 200}}
 
         monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)

@@ -1,4 +1,4 @@
-"""Which SageMaker operation is answered by what: jobs and endpoints by us, the registry by moto."""
+"""Which SageMaker operation is answered by what: jobs, models, registry and endpoints by us."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from include.local.emulator.endpoints import Endpoints
 from include.local.emulator.errors import AwsError
 from include.local.emulator.jobs import TrainingJobs
 from include.local.emulator.models import Models
+from include.local.emulator.registry import Registry
 from include.local.emulator.resources import Resource, find_by_arn
 from include.local.emulator.shapes import check_request, operation, to_wire
 from include.local.emulator.tuning import TuningJobs
@@ -28,6 +29,7 @@ class SageMaker:
     tunings: TuningJobs
     models: Models
     endpoints: Endpoints
+    registry: Registry
 
     def answer(self, name: str, region: str, request: object) -> dict[str, Any] | None:
         """Answers an operation.
@@ -81,6 +83,15 @@ class SageMaker:
             "UpdateEndpoint": self.endpoints.update,
             "DeleteEndpoint": self.endpoints.delete,
             "ListEndpoints": self.endpoints.list_endpoints,
+            "CreateModelPackageGroup": self.registry.create_group,
+            "DescribeModelPackageGroup": self.registry.describe_group,
+            "DeleteModelPackageGroup": self.registry.delete_group,
+            "ListModelPackageGroups": self.registry.list_groups,
+            "CreateModelPackage": self.registry.create,
+            "DescribeModelPackage": self.registry.describe,
+            "UpdateModelPackage": self.registry.update,
+            "DeleteModelPackage": self.registry.delete,
+            "ListModelPackages": self.registry.list_packages,
         }
 
     def _find(self, arn: str) -> Resource | None:
@@ -90,6 +101,7 @@ class SageMaker:
             self.models.models,
             self.models.configs,
             self.endpoints.store,
+            self.registry.groups,
         )
         return find_by_arn(stores, arn)
 

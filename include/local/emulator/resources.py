@@ -115,7 +115,12 @@ class Store(Generic[R]):
             return self._items.pop((item.region, item.name))
 
     def page(
-        self, region: str, request: dict[str, Any], member: str, summary: Callable[[R], dict[str, Any]]
+        self,
+        region: str,
+        request: dict[str, Any],
+        member: str,
+        summary: Callable[[R], dict[str, Any]],
+        wanted: Callable[[R], bool] = lambda item: True,
     ) -> dict[str, Any]:
         """Answers a List operation: filters, sorts and cuts it into pages.
 
@@ -124,8 +129,9 @@ class Store(Generic[R]):
             request: `NameContains`, `StatusEquals`, `CreationTimeAfter` … as SageMaker has them.
             member: Name of the answer's list.
             summary: Makes an entry of it.
+            wanted: Filter of the operation's own.
         """
-        found = [item for item in self if item.region == region and _matches(item, request)]
+        found = [item for item in self if item.region == region and _matches(item, request) and wanted(item)]
         found.sort(key=_sort_key(request.get("SortBy")), reverse=request.get("SortOrder") == "Descending")
         return page_of(found, request, member, summary)
 

@@ -27,6 +27,7 @@ from include.local.emulator.endpoints import MAX_BODY_BYTES, Endpoints
 from include.local.emulator.errors import AwsError
 from include.local.emulator.jobs import TrainingJobs
 from include.local.emulator.models import Models
+from include.local.emulator.registry import Registry
 from include.local.emulator.tuning import TuningJobs
 
 HOST = "127.0.0.1"
@@ -158,7 +159,7 @@ class Emulator:
                 self._startup_seconds,
                 self._grace,
             )
-            self._sagemaker = SageMaker(jobs, TuningJobs(jobs), models, endpoints)
+            self._sagemaker = SageMaker(jobs, TuningJobs(jobs), models, endpoints, Registry())
             self._server = make_server(
                 HOST,
                 listener.getsockname()[1],

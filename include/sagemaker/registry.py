@@ -1,0 +1,201 @@
+"""The model registry: a SageMaker model package group, one version for each verdict of the gate."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Any, cast
+
+from botocore.exceptions import ClientError
+
+from include.contracts import Approval
+from include.sagemaker.errors import is_existing, is_missing
+from include.sagemaker.training import tags
+
+# The newest ones; each costs a call to describe it.
+MOST_PACKAGES = 100
+METRIC, HYPERPARAMETER = "metric/", "hyperparameter/"
+OVERRIDDEN = "Approved against the gate, because: "
+MOST_TEXT = 1024  # SageMaker's own limit
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of the group: a model with what was decided about it.
+
+    A version that somebody else put there has no job, snapshot or metrics.
+
+    Attributes:
+        created: When it was registered, with a time zone.
+        approval: SageMaker's approval status: what was decided last.
+        model_uri: The `model.tar.gz`.
+        model_name: The SageMaker model that a deploy makes of it.
+        metrics: The verdict's headline metrics.
+        card_uri: `s3://…/card.html`.
+        override_reason: Why it was approved against the gate.
+        approval_description: Who approved or refused it by hand, or that nobody answered.
+        entry: Identity of the verdict; the same verdict is registered once.
+    """
+
+    arn: str
+    version: int
+    created: datetime
+    approval: Approval
+    job_name: str | None = None
+    snapshot_id: str | None = None
+    model_uri: str | None = None
+    model_name: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    card_uri: str | None = None
+    override_reason: str | None = None
+    approval_description: str | None = None
+    entry: str | None = None
+
+
+def ensure_group(client: Any, group: str) -> None:
+    """Creates the model package group unless it exists.
+
+    Args:
+        client: boto3 SageMaker client.
+        group: Name of the model package group.
+    """
+    try:
+        client.describe_model_package_group(ModelPackageGroupName=group)
+    except ClientError as error:
+        if not is_missing(error):
+            raise
+        try:
+            client.create_model_package_group(
+                ModelPackageGroupName=group,
+                ModelPackageGroupDescription="Every model that the gate judged, with its verdict.",
+                Tags=tags(),
+            )
+        except ClientError as refused:
+            if not is_existing(refused):
+                raise
+
+
+def register(client: Any, request: Mapping[str, Any]) -> tuple[Package, bool]:
+    """Registers a model unless its verdict has been registered before.
+
+    The client token keeps two tries at a time from making two; the search keeps a later one from it.
+
+    Args:
+        client: boto3 SageMaker client.
+        request: Of `package_request`.
+
+    Returns:
+        The package, and whether this call made it.
+    """
+    job = request["ModelPackageDescription"].partition(":")[0]
+    same_job = _packages(
+        client,
+        request["ModelPackageGroupName"],
+        lambda entry: str(entry.get("ModelPackageDescription", "")).startswith(f"{job}:"),
+    )
+    for package in same_job:
+        if package.entry == request["ClientToken"]:
+            return package, False
+    arn = client.create_model_package(**request)["ModelPackageArn"]
+    return describe_package(client, arn), True
+
+
+def describe_package(client: Any, arn: str) -> Package:
+    """Returns one package as it is now."""
+    return read_package(client.describe_model_package(ModelPackageName=arn))
+
+
+def record_approval(client: Any, arn: str, approval: Approval, said: str) -> None:
+    """Records a person's answer.
+
+    Args:
+        client: boto3 SageMaker client.
+        arn: The package.
+        approval: The answer.
+        said: Who gave it, or that nobody did.
+    """
+    client.update_model_package(
+        ModelPackageArn=arn, ModelApprovalStatus=approval, ApprovalDescription=clean_text(said)
+    )
+
+
+def list_packages(client: Any, group: str, limit: int = MOST_PACKAGES) -> list[Package]:
+    """Returns the group's newest packages, newest first; none where there is no such group.
+
+    Args:
+        client: boto3 SageMaker client.
+        group: Name of the model package group.
+        limit: Most packages to return.
+    """
+    return list(islice(_packages(client, group), limit))
+
+
+def find_package(client: Any, group: str, model_uri: str) -> Package | None:
+    """Returns the newest package of a `model.tar.gz`, None where it is not among the newest.
+
+    Arguments as those of `list_packages`.
+    """
+    return next((package for package in list_packages(client, group) if package.model_uri == model_uri), None)
+
+
+def read_package(description: Mapping[str, Any]) -> Package:
+    """Reads a DescribeModelPackage answer."""
+    told: Mapping[str, str] = description.get("CustomerMetadataProperties", {})
+    containers = description.get("InferenceSpecification", {}).get("Containers") or [{}]
+    _, overridden, reason = str(description.get("ModelPackageDescription", "")).partition(OVERRIDDEN)
+    return Package(
+        arn=str(description["ModelPackageArn"]),
+        version=int(description["ModelPackageVersion"]),
+        created=description["CreationTime"],
+        approval=cast(Approval, description.get("ModelApprovalStatus", "PendingManualApproval")),
+        job_name=told.get("training_job"),
+        snapshot_id=told.get("snapshot_id"),
+        model_uri=containers[0].get("ModelDataUrl"),
+        model_name=told.get("model_name"),
+        metrics=_metrics(told),
+        card_uri=told.get("card_uri"),
+        override_reason=reason if overridden and told.get("decision") == "overridden" else None,
+        approval_description=description.get("ApprovalDescription") or None,
+        entry=told.get("entry"),
+    )
+
+
+def clean_text(text: str, most: int = MOST_TEXT) -> str:
+    """Returns text as the registry's descriptions take it: one line, bounded, without control characters."""
+    printable = "".join(" " if unicodedata.category(mark)[0] == "C" else mark for mark in text)
+    return " ".join(printable.split())[:most]
+
+
+def _packages(
+    client: Any, group: str, wanted: Callable[[Mapping[str, Any]], bool] = lambda entry: True
+) -> Iterator[Package]:
+    """Yields the packages whose list entry is wanted, newest first."""
+    pages = client.get_paginator("list_model_packages").paginate(
+        ModelPackageGroupName=group, SortBy="CreationTime", SortOrder="Descending"
+    )
+    try:
+        for page in pages:
+            for entry in page["ModelPackageSummaryList"]:
+                if wanted(entry):
+                    yield describe_package(client, entry["ModelPackageArn"])
+    except ClientError as error:
+        # A group that nothing was ever registered in does not exist yet.
+        if not is_missing(error):
+            raise
+
+
+def _metrics(told: Mapping[str, str]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for name, text in told.items():
+        if name.startswith(METRIC):
+            try:
+                value = float(text)
+            except ValueError:
+                continue  # somebody edited it by hand
+            if math.isfinite(value):
+                values[name.removeprefix(METRIC)] = value
+    return values
