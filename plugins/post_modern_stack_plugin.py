@@ -26,7 +26,13 @@ class PostModernStackPlugin(AirflowPlugin):
     name = "post_modern_stack"
     fastapi_apps = [{"app": pages, "url_prefix": f"/{FOLDER}", "name": "Post-modern stack"}]
     external_views = [
-        {"name": "Models", "href": f"{FOLDER}/models", "destination": "nav", "url_route": "models"},
+        {
+            "name": "Models",
+            "href": f"{FOLDER}/models",
+            "destination": "nav",
+            "nav_top_level": True,
+            "url_route": "models",
+        },
         *(
             {
                 "name": title,

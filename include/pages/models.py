@@ -103,8 +103,7 @@ def gather(sagemaker: Any, s3: Any, settings: Settings) -> Overview:
     Raises:
         ClientError: AWS refused.
     """
-    # The group is called as the endpoint unless a setting says otherwise.
-    group = getattr(settings, "model_package_group", None) or settings.endpoint_name
+    group = settings.model_package_group
     live = live_model(sagemaker, settings.endpoint_name)
     packages = list_packages(sagemaker, group, MOST_MODELS + 1)
     shown = packages[:MOST_MODELS]
