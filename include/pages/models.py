@@ -23,7 +23,7 @@ REPORTS = "reports"
 # Within the project's reports; no part of it may be `..`.
 CARD_PATH = r"^([A-Za-z0-9_-]+/)+card\.html$"
 MOST_MODELS = 50
-MOST_EXAMPLES, LONGEST_EXAMPLE = 4, 6
+MOST_EXAMPLES, LONGEST_EXAMPLE = 4, 4
 PLOTTED = ("hit_rate@20", "mrr@20")
 
 State = Literal["live", "ready", "rejected", "waiting", "gone", "older"]
