@@ -1,10 +1,12 @@
-"""Registers the project's pages in Airflow's web UI, and nothing else."""
+"""Registers with Airflow what the project adds to it: its pages, and a listener; nothing else is here."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
+
+from include import run_note
 
 # Without a slash in front where a browser reads it: Airflow may be served from a folder of its host.
 FOLDER = "post-modern-stack"
@@ -24,6 +26,7 @@ class PostModernStackPlugin(AirflowPlugin):
     """Adds the page *Models*, and the tabs *Model card* and *dbt docs* to every DAG run."""
 
     name = "post_modern_stack"
+    listeners = [run_note]
     fastapi_apps = [{"app": pages, "url_prefix": f"/{FOLDER}", "name": "Post-modern stack"}]
     external_views = [
         {

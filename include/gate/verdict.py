@@ -2,191 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import math
-from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from include.contracts import Check, CheckStatus, TrainedModel, Verdict
+from include.gate.report import CheckReport, Measurement, Report, ReportError, finite, parse_report
+from include.gate.rival import NOTHING_LIVE, Rival
+from include.gate.rules import Rule, Rules, Saturation
 
-from include.contracts import Check, Contract, SettingsError, TrainedModel, Verdict
-
-RULES_FILE = Path(__file__).with_name("rules.yaml")
-SUPPORTED_REPORT = 1
 # Shown beside the verdict; the model's own values of these are its headline.
-HEADLINE = ("hit_rate@10", "mrr@10", "hit_rate@20", "mrr@20", "coverage@20", "popularity_bias@20")
+HEADLINE = ("hit_rate@10", "mrr@10", "hit_rate@20", "mrr@20", "ndcg@20", "coverage@20", "popularity_bias@20")
+LONGEST_SLICE = 60
 
 
-class Reference(Contract):
-    """What a rule's bound is multiplied by: a baseline of the same check, or another check's value."""
+class _Excuse(NamedTuple):
+    """Why no rule that needs the champion can be applied, and what becomes of those rules."""
 
-    baseline: str | None = None
-    check: str | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Reference:
-        if (self.baseline is None) == (self.check is None):
-            raise ValueError("times needs either a baseline or a check")
-        return self
+    status: CheckStatus
+    reason: str
 
 
-class Saturation(Contract):
-    """A baseline that finds nearly everything, so that a lead over it cannot be measured."""
-
-    check: str
-    baseline: str
-    above: float = Field(gt=0, lt=1)
-
-
-class Rule(Contract):
-    """One line of `rules.yaml`, where the fields are explained."""
-
-    name: str = Field(min_length=1)
-    check: str = Field(min_length=1)
-    why: str = Field(min_length=1)
-    measure: Literal["value", "interval_low", "interval_high"] = "value"
-    at_least: float | None = Field(None, allow_inf_nan=False)
-    at_most: float | None = Field(None, allow_inf_nan=False)
-    times: Reference | None = None
-    each_slice: bool = False
-    exempt: dict[str, str] = Field(default_factory=dict)
-    unless: Saturation | None = None
-    min_sample: int = Field(100, ge=1)
-
-    @model_validator(mode="after")
-    def _exactly_one_bound(self) -> Rule:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError(f"rule {self.name} needs either at_least or at_most")
-        if self.exempt and not self.each_slice:
-            raise ValueError(f"rule {self.name} exempts slices but has no each_slice")
-        return self
-
-    @property
-    def comparison(self) -> Literal[">=", "<="]:
-        """How the value is compared with the bound."""
-        return ">=" if self.at_most is None else "<="
-
-    @property
-    def limit(self) -> float:
-        """The bound before it is multiplied."""
-        limit = self.at_least if self.at_most is None else self.at_most
-        assert limit is not None  # the validator saw to it
-        return limit
-
-
-class Rules(Contract):
-    """All of `rules.yaml`."""
-
-    version: int = Field(ge=1)
-    rules: tuple[Rule, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _unique_names(self) -> Rules:
-        names = [rule.name for rule in self.rules]
-        if len(set(names)) != len(names):
-            raise ValueError("two rules have the same name")
-        return self
-
-
-class ReportModel(BaseModel):
-    """Base of the report's parts: frozen; unknown fields are left for later suites to add."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Measurement(ReportModel):
-    """A value with what it rests on; of a whole check or of one of its slices."""
-
-    value: float | None = None
-    sample_size: int = Field(0, ge=0)
-    interval: tuple[float | None, float | None] | None = None
-
-    def read(self, measure: str) -> float | None:
-        """Returns the value or an end of its interval; None where it is missing or not finite."""
-        if measure == "value":
-            return _finite(self.value)
-        low, high = self.interval or (None, None)
-        return _finite(low if measure == "interval_low" else high)
-
-
-class CheckReport(Measurement):
-    """One check of the suite's report."""
-
-    name: str
-    description: str = ""
-    baselines: dict[str, float | None] = Field(default_factory=dict)
-    slices: dict[str, Measurement] = Field(default_factory=dict)
-    error: str | None = None
-
-
-class Example(ReportModel):
-    """One test query with the model's answer."""
-
-    session: tuple[str, ...]
-    target: str
-    predictions: tuple[str, ...]
-    rank: int
-
-
-class Report(ReportModel):
-    """What the suite measured."""
-
-    schema_version: int
-    checks: tuple[CheckReport, ...]
-    examples: tuple[Example, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def find(self, name: str) -> CheckReport | None:
-        """Returns the check of that name, None where the suite did not report it."""
-        return next((check for check in self.checks if check.name == name), None)
-
-
-class ReportError(Exception):
-    """The suite's report cannot be read; the verdict is then closed."""
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def load_rules(path: Path = RULES_FILE) -> Rules:
-    """Reads the rules.
-
-    Raises:
-        SettingsError: The file is not valid YAML or not valid rules.
-    """
-    try:
-        return Rules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise SettingsError(f"{path.name} is not a valid set of rules: {error}") from error
-
-
-def parse_report(text: str) -> Report:
-    """Reads the suite's report.
-
-    Raises:
-        ReportError: It is truncated, not JSON, of another version, or lacks what it must have.
-    """
-    try:
-        report = Report.model_validate(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"The suite's report cannot be read: {str(error)[:300]}") from error
-    if report.schema_version != SUPPORTED_REPORT:
-        raise ReportError(f"The suite's report has version {report.schema_version}, not {SUPPORTED_REPORT}.")
-    names = [check.name for check in report.checks]
-    if len(set(names)) != len(names):
-        raise ReportError("The suite's report has the same check twice.")
-    return report
-
-
-def apply_rules(rules: Rules, report: Report) -> tuple[Check, ...]:
+def apply_rules(rules: Rules, report: Report, rival: Rival = NOTHING_LIVE) -> tuple[Check, ...]:
     """Holds every rule against the report.
 
+    Args:
+        rules: From `load_rules`.
+        report: What the suite measured.
+        rival: The live model.
+
     Returns:
-        One check per rule, or per slice for rules on slices; what cannot be judged has failed.
+        One check per rule, or per slice for rules on slices; what cannot be judged has failed, or has
+        warned where that is the rule's severity.
     """
-    return tuple(check for rule in rules.rules for check in _apply(rule, report))
+    excuse = _excuse(rules, report, rival)
+    return tuple(_softened(rule, check) for rule in rules.rules for check in _apply(rule, report, excuse))
 
 
 def closed(rules: Rules, reason: str) -> tuple[Check, ...]:
@@ -194,7 +42,32 @@ def closed(rules: Rules, reason: str) -> tuple[Check, ...]:
     return tuple(_check(rule, rule.name, "failed", reason) for rule in rules.rules)
 
 
-def _apply(rule: Rule, report: Report) -> list[Check]:
+def _softened(rule: Rule, check: Check) -> Check:
+    if rule.severity == "warn" and check.status == "failed":
+        return check.model_copy(update={"status": "warned"})
+    return check
+
+
+def _excuse(rules: Rules, report: Report, rival: Rival) -> _Excuse | None:
+    if rival.fault:
+        return _Excuse("failed", rival.fault)
+    if rival.absent:
+        return _Excuse("skipped", rival.absent)
+    known = report.find(rules.comparable.check)
+    share = None if known is None or known.error else known.read("value")
+    # What is not known excuses nothing.
+    if share is None or share >= rules.comparable.at_least:
+        return None
+    return _Excuse(
+        "skipped",
+        f"The live model knows the viewed product of only {share:.0%} of these queries (needs "
+        f"{rules.comparable.at_least:.0%}): it was trained on another catalogue and is no measure.",
+    )
+
+
+def _apply(rule: Rule, report: Report, excuse: _Excuse | None) -> list[Check]:
+    if rule.needs and excuse is not None:
+        return [_check(rule, rule.name, excuse.status, excuse.reason)]
     measured = report.find(rule.check)
     if measured is None:
         return [_check(rule, rule.name, "failed", f"The suite did not report {rule.check}.")]
@@ -202,18 +75,20 @@ def _apply(rule: Rule, report: Report) -> list[Check]:
         return [_check(rule, rule.name, "failed", f"{rule.check} crashed: {measured.error}")]
     if rule.unless is not None and (saturated := _saturated(rule.unless, report)):
         return [_check(rule, rule.name, "skipped", saturated, measured)]
-    factor = _factor(rule, measured, report)
     if not rule.each_slice:
-        return [_judge(rule, rule.name, measured, factor)]
+        return [_judge(rule, rule.name, measured, _factor(rule, measured, measured, report))]
     if not measured.slices:
-        return [_check(rule, rule.name, "failed", f"{rule.check} has no slices.")]
-    return [_judge_slice(rule, name, part, factor) for name, part in measured.slices.items()]
+        return [_check(rule, rule.name, rule.too_few, f"{rule.check} has no slices.")]
+    return [
+        _judge_slice(rule, name, part, _factor(rule, measured, part, report))
+        for name, part in measured.slices.items()
+    ]
 
 
 def _saturated(unless: Saturation, report: Report) -> str | None:
     """Returns why a rule cannot be applied, or None; an unknown baseline saturates nothing."""
     measured = report.find(unless.check)
-    value = None if measured is None else _finite(measured.baselines.get(unless.baseline))
+    value = None if measured is None else finite(measured.baselines.get(unless.baseline))
     if value is None or value <= unless.above:
         return None
     return (
@@ -222,52 +97,80 @@ def _saturated(unless: Saturation, report: Report) -> str | None:
     )
 
 
-def _factor(rule: Rule, measured: CheckReport, report: Report) -> float | None:
+def _factor(rule: Rule, measured: CheckReport, part: Measurement, report: Report) -> float | None:
     if rule.times is None:
         return 1.0
     if rule.times.baseline is not None:
-        return _finite(measured.baselines.get(rule.times.baseline))
-    other = report.find(rule.times.check or "")
-    return None if other is None else other.read("value")
+        return finite(measured.baselines.get(rule.times.baseline))
+    if rule.times.champion == rule.check:
+        return finite(part.champion)
+    other = report.find(rule.times.check or rule.times.champion or "")
+    if other is None:
+        return None
+    return other.read("value") if rule.times.check else finite(other.champion)
 
 
 def _judge_slice(rule: Rule, name: str, part: Measurement, factor: float | None) -> Check:
-    label = f"{rule.name}[{name}]"
+    label = f"{rule.name}[{_one_line(name)}]"
     if name in rule.exempt:
         return _check(rule, label, "skipped", rule.exempt[name], part)
     if part.sample_size < rule.min_sample:
-        reason = f"{part.sample_size} queries are too few to judge by (needs {rule.min_sample})."
-        return _check(rule, label, "skipped", reason, part)
+        return _check(rule, label, "skipped", _too_few(rule, part), part)
     return _judge(rule, label, part, factor)
 
 
 def _judge(rule: Rule, label: str, measured: Measurement, factor: float | None) -> Check:
     if measured.sample_size < rule.min_sample:
-        reason = f"{measured.sample_size} queries are too few to judge by (needs {rule.min_sample})."
-        return _check(rule, label, "failed", reason, measured)
+        return _check(rule, label, rule.too_few, _too_few(rule, measured), measured)
     value = measured.read(rule.measure)
     if value is None:
         return _check(rule, label, "failed", f"{rule.check} is missing or not a finite number.", measured)
     if factor is None:
         return _check(rule, label, "failed", f"{_times(rule)} is missing or not a finite number.", measured)
     bound = rule.limit * factor
+    if rule.only_if_sharp and (blunt := _blunt(measured, bound)):
+        return _check(rule, label, "skipped", blunt, measured, bound)
     passed = value >= bound if rule.comparison == ">=" else value <= bound
     sentence = f"{_what(rule)} is {value:.4g}, needs {rule.comparison} {bound:.4g}{_origin(rule)}."
-    status: Literal["passed", "failed"] = "passed" if passed else "failed"
-    return _check(rule, label, status, sentence if passed else f"{sentence} {rule.why}", measured, bound)
+    reason = sentence if passed else f"{sentence} {rule.why}"
+    return _check(rule, label, "passed" if passed else "failed", reason, measured, bound)
+
+
+def _blunt(measured: Measurement, bound: float) -> str | None:
+    """Returns why even an equal model might well fail, or None; what is missing excuses nothing."""
+    value, (low, high) = measured.read("value"), measured.around("interval_low")
+    if value is None or low is None or high is None or value - low <= -bound / 2:
+        return None
+    # However coarse: a loss that is surely beyond the margin is one.
+    if high < bound:
+        return None
+    return (
+        f"The test set cannot tell a difference of {value - low:.3g} from chance, too coarse for a margin of "
+        f"{-bound:.3g}. The rule on the value decides; a longer window would be sharper."
+    )
+
+
+def _one_line(name: str) -> str:
+    """Cuts the name of a slice, which may be a category of the shop's own wording, to one short line."""
+    text = "".join(sign if sign.isprintable() else " " for sign in name)
+    return text if len(text) <= LONGEST_SLICE else f"{text[: LONGEST_SLICE - 1]}…"
+
+
+def _too_few(rule: Rule, measured: Measurement) -> str:
+    return f"{measured.sample_size} queries are too few to judge by (needs {rule.min_sample})."
 
 
 def _what(rule: Rule) -> str:
-    if rule.measure == "value":
-        return rule.check
-    return f"{rule.check} ({'lower' if rule.measure == 'interval_low' else 'upper'} 95 % end)"
+    kind, _, end = rule.measure.partition("_")
+    words = f"{rule.check} less the live model's" if kind == "difference" else rule.check
+    return words if not end else f"{words} ({'lower' if end == 'low' else 'upper'} 95 % end)"
 
 
 def _times(rule: Rule) -> str:
     assert rule.times is not None  # only asked for a multiplied bound
     if rule.times.baseline is not None:
         return f"{rule.times.baseline}'s {rule.check}"
-    return str(rule.times.check)
+    return rule.times.check or f"the live model's {rule.times.champion}"
 
 
 def _origin(rule: Rule) -> str:
@@ -277,13 +180,13 @@ def _origin(rule: Rule) -> str:
 def _check(
     rule: Rule,
     label: str,
-    status: Literal["passed", "failed", "skipped"],
+    status: CheckStatus,
     reason: str,
     measured: Measurement | None = None,
     bound: float | None = None,
 ) -> Check:
     measured = measured or Measurement()
-    low, high = (_finite(end) for end in measured.interval or (None, None))
+    low, high = measured.around(rule.measure)
     if bound is None and rule.times is None:
         bound = rule.limit
     return Check(
@@ -308,9 +211,9 @@ def _headline(report: Report) -> tuple[dict[str, float], dict[str, dict[str, flo
         value = measured.read("value")
         if value is not None:
             metrics[name] = value
-        for method, other in measured.baselines.items():
-            if other is not None and math.isfinite(other):
-                baselines.setdefault(method, {})[name] = other
+        for method, other in {**measured.baselines, "champion": measured.champion}.items():
+            if (number := finite(other)) is not None:
+                baselines.setdefault(method, {})[name] = number
     return metrics, baselines
 
 
@@ -320,6 +223,7 @@ def decide(
     trained: TrainedModel,
     report_uri: str,
     override_reason: str | None = None,
+    rival: Rival = NOTHING_LIVE,
 ) -> Verdict:
     """Decides whether a model may be deployed.
 
@@ -329,6 +233,7 @@ def decide(
         trained: The model that was measured.
         report_uri: Where the report is kept.
         override_reason: Why a rejected model is to be deployed all the same; blank means no override.
+        rival: The live model that it is held against.
 
     Returns:
         The verdict. It is closed, with the reason on every rule, where the report cannot be read. The
@@ -341,7 +246,7 @@ def decide(
     except ReportError as error:
         checks = closed(rules, str(error))
     else:
-        checks = apply_rules(rules, report)
+        checks = apply_rules(rules, report, rival)
         metrics, baselines = _headline(report)
     failed = any(check.status == "failed" for check in checks)
     reason = (override_reason or "").strip() if failed else ""
@@ -353,6 +258,7 @@ def decide(
         checks=checks,
         metrics=metrics,
         baselines=baselines,
+        champion=rival.champion,
         override_reason=reason or None,
         report_uri=report_uri,
     )
@@ -361,13 +267,15 @@ def decide(
 def as_table(verdict: Verdict) -> str:
     """Returns the checks as lines for a log: status, name, value, bound, queries; reasons below."""
     width = max(len(check.name) for check in verdict.checks)
-    rows = [
+    lines = [
         f"{check.status.upper():<8}{check.name:<{width}}  {_number(check.value):>10} {check.comparison} "
         f"{_number(check.bound):<10} n={check.sample_size}"
         for check in verdict.checks
     ]
-    reasons = [f"  {check.name}: {check.reason}" for check in verdict.failures]
-    return "\n".join([*rows, *(["Failed because:", *reasons] if reasons else [])])
+    for status in ("failed", "warned"):
+        chosen = [f"  {check.name}: {check.reason}" for check in verdict.checks if check.status == status]
+        lines += [f"{status.capitalize()} because:", *chosen] if chosen else []
+    return "\n".join(lines)
 
 
 def _number(value: float | None) -> str:

@@ -14,10 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from baselines import recommend_all
+from catalog import Catalog
+from embedding import covisit_vectors
 from evaluate import LIST_LENGTH, metrics, ranks
 from export import Exported
 from queries import WINDOW, Queries
-from sessions import Corpus, Ids, Ints, ragged_positions
+from sessions import Corpus, Ids, Ints, Sessions, ragged_positions
+from splits import UNKNOWN_HOUR
 
 _SMOKE_CASES = 20
 
@@ -94,11 +97,7 @@ def write_evaluation(
     """
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(_predictions(corpus, scored), folder / "predictions.parquet")
-    items = {
-        "product_sku": pa.array(corpus.vocabulary.skus, pa.string()),
-        "train_count": pa.array(corpus.vocabulary.counts, pa.int64()),
-    }
-    pq.write_table(pa.table(items), folder / "items.parquet")
+    pq.write_table(_items(corpus), folder / "items.parquet")
     write_json(folder / "smoke.json", smoke)
     write_json(folder / "metrics.json", report)
 
@@ -132,12 +131,44 @@ def _predictions(corpus: Corpus, scored: Scored) -> pa.Table:
         "session": _lists(scored.prefixes[scored.prefixes != ""], scored.spans, pa.string()),
         "target": pa.array(corpus.universe[corpus.test.codes[queries.ends]], pa.string()),
         "target_count": pa.array(counts[queries.targets], pa.int64()),
+        **_context(corpus.test, queries),
         "predictions": _lists(scored.skus[real], real.sum(axis=1), pa.string()),
         "scores": _lists(scored.scores[real].astype(np.float64), real.sum(axis=1), pa.float64()),
     }
     for name, lists in scored.baselines.items():
         columns[f"rank_{name}"] = pa.array(ranks(lists, queries.targets), pa.int64())
     return pa.table(columns)
+
+
+def _context(sessions: Sessions, queries: Queries) -> dict[str, pa.Array]:
+    """Returns the hour of the last interaction seen, and what the session began with; null where unknown."""
+    if sessions.context is None:
+        return {
+            "hour": pa.nulls(len(queries), pa.int8()),
+            "first_action": pa.nulls(len(queries), pa.string()),
+        }
+    hours = sessions.context.hours[queries.ends - 1]
+    return {
+        "hour": pa.array(hours, mask=hours == UNKNOWN_HOUR),
+        "first_action": sessions.context.first_actions.take(pa.array(queries.owners)),
+    }
+
+
+def _items(corpus: Corpus) -> pa.Table:
+    """Returns the products that were learned from: how often, what they are, what they are viewed with."""
+    products = len(corpus.vocabulary)
+    catalog = corpus.catalog or Catalog(pa.nulls(products, pa.string()), pa.nulls(products, pa.float64()))
+    vectors = covisit_vectors(corpus.learned, products)
+    lengths = np.where(vectors.any(axis=1), vectors.shape[1], 0)
+    return pa.table(
+        {
+            "product_sku": pa.array(corpus.vocabulary.skus, pa.string()),
+            "train_count": pa.array(corpus.vocabulary.counts, pa.int64()),
+            "category": catalog.categories,
+            "price_bucket": catalog.prices,
+            "vector": _lists(vectors[lengths > 0].ravel(), lengths, pa.float32()),
+        }
+    )
 
 
 def _lists(flat: Any, lengths: Any, kind: pa.DataType) -> pa.Array:

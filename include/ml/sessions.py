@@ -6,7 +6,6 @@ Everything past the parquet reader works on whole columns; no Python runs per ro
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-Ints = npt.NDArray[np.int64]
-Ids = npt.NDArray[np.int32]
+from catalog import Catalog, read_catalog
 
-SCHEMA_VERSION = 1
+# What others take from here, for this is the module that reads snapshots.
+from manifest import SnapshotError as SnapshotError
+from manifest import verify as verify
+from splits import Context, Split, Universe, read_split
+from splits import Ids as Ids
+from splits import Ints as Ints
+from splits import ragged_positions as ragged_positions
+
 SPLITS = ("train", "validation", "test")
-MANIFEST = "manifest.json"
-_COLUMNS = ["session_id", "started_at", "skus"]
-_HASH_BLOCK = 1 << 20
-_ROWS = 65_536  # read and encoded at a time: SKUs are held as text for no longer, so memory stays bounded
-
-
-class SnapshotError(Exception):
-    """The snapshot cannot be trained on as it is; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +62,14 @@ class Sessions:
         offsets: [sessions + 1], from 0.
         ids: Vocabulary ids [interactions], 0 for a product that is not in the vocabulary.
         codes: Rows of `Corpus.universe` [interactions]; names unknown products too.
+        context: When and how the sessions happened; read of the test split only.
     """
 
     session_ids: pa.Array
     offsets: Ints
     ids: Ids
     codes: Ids
+    context: Context | None = None
 
     def __len__(self) -> int:
         """Returns the number of sessions."""
@@ -95,6 +93,7 @@ class Corpus:
         vocabulary: The products of the training and validation sessions.
         categories: Category of each vocabulary id, 0 for none, [products + 1]; None without a catalogue.
         universe: Every SKU of any split, object array.
+        catalog: What the categories were numbered from; None without a catalogue.
     """
 
     manifest: dict[str, Any]
@@ -104,6 +103,7 @@ class Corpus:
     train: Sessions
     validation: Sessions
     test: Sessions
+    catalog: Catalog | None = None
 
     @property
     def learned(self) -> Sessions:
@@ -115,31 +115,6 @@ class Corpus:
             np.concatenate([before.ids, after.ids]),
             np.concatenate([before.codes, after.codes]),
         )
-
-
-@dataclass(frozen=True)
-class _Split:
-    session_ids: pa.Array
-    lengths: Ints
-    codes: Ids
-
-
-class _Universe:
-    """Every SKU met so far, in the order of meeting."""
-
-    def __init__(self) -> None:
-        self.skus = pa.array([], pa.string())
-
-    def encode(self, skus: pa.Array) -> Ids:
-        """Returns the place of each SKU among `skus`, -1 for an empty one; new ones are added."""
-        encoded = skus.dictionary_encode()
-        met = encoded.dictionary
-        fresh = met.filter(pc.invert(pc.is_in(met, value_set=self.skus)))
-        self.skus = pa.concat_arrays([self.skus, fresh])
-        places = pc.index_in(met, value_set=self.skus).to_numpy(zero_copy_only=False)
-        # The last place is where the index -1 of a null leads.
-        places = np.append(np.where(pc.equal(met, "").to_numpy(zero_copy_only=False), -1, places), -1)
-        return places[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)].astype(np.int32)
 
 
 def load(root: Path) -> Corpus:
@@ -154,177 +129,43 @@ def load(root: Path) -> Corpus:
     """
     manifest = verify(root)
     listed = [str(entry["path"]) for entry in manifest["files"]]
-    universe = _Universe()
+    universe = Universe()
+    counts = manifest.get("counts", {})
     # A split's uncollapsed codes are let go before the next is read.
-    cleaned = [_collapse(_read_split(root, name, listed, manifest, universe)) for name in SPLITS]
+    cleaned = [
+        _collapse(read_split(root, name, listed, counts.get(name), universe, with_context=name == "test"))
+        for name in SPLITS
+    ]
     skus = np.asarray(universe.skus.to_numpy(zero_copy_only=False), dtype=object)
-    learned = np.concatenate([cleaned[0][2], cleaned[1][2]])
+    learned = np.concatenate([cleaned[0].codes, cleaned[1].codes])
     vocabulary, lookup = _vocabulary(universe.skus, skus, learned)
-    train, validation, test = (Sessions(ids, off, lookup[part], part) for ids, off, part in cleaned)
+    train, validation, test = (_encode(split, lookup) for split in cleaned)
     for name, sessions in (("train", train), ("test", test)):
         if len(sessions) == 0:
             raise SnapshotError(
                 f"the {name} split has no session of two or more interactions: widen the date window"
             )
-    categories = _read_categories(root, listed, vocabulary)
-    return Corpus(manifest, vocabulary, categories, skus, train, validation, test)
+    catalog = read_catalog(root, listed, vocabulary.skus)
+    categories = None if catalog is None else catalog.category_numbers()
+    return Corpus(manifest, vocabulary, categories, skus, train, validation, test, catalog)
 
 
-def verify(root: Path) -> dict[str, Any]:
-    """Checks the files under `root` against its manifest and returns the manifest.
-
-    Raises:
-        SnapshotError: The manifest is missing or unreadable, or a file is missing, altered or not listed.
-    """
-    manifest = _read_manifest(root)
-    listed: set[Path] = set()
-    for entry in manifest["files"]:
-        path = root / str(entry["path"])
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise SnapshotError(f"manifest lists a path outside of the snapshot: {entry['path']!r}")
-        if not path.is_file():
-            raise SnapshotError(f"file listed in the manifest is missing: {entry['path']}")
-        if _sha256(path) != entry["sha256"]:
-            raise SnapshotError(f"file differs from the manifest's sha256: {entry['path']}")
-        listed.add(path.resolve())
-    listed.add((root / MANIFEST).resolve())
-    stray = sorted(
-        str(path.relative_to(root))
-        for path in root.rglob("*")
-        if path.is_file() and path.resolve() not in listed
-    )
-    if stray:
-        raise SnapshotError(f"{len(stray)} file(s) not listed in the manifest, first: {stray[0]}")
-    return manifest
+def _encode(split: Split, lookup: Ids) -> Sessions:
+    offsets = np.concatenate([[0], np.cumsum(split.lengths)]).astype(np.int64)
+    return Sessions(split.session_ids, offsets, lookup[split.codes], split.codes, split.context)
 
 
-def ragged_positions(starts: Ints, lengths: Ints) -> Ints:
-    """Returns the flat positions `starts[i] … starts[i] + lengths[i] - 1` for every row, concatenated."""
-    shift: Ints = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
-    return shift + np.arange(len(shift), dtype=np.int64)
-
-
-def _read_manifest(root: Path) -> dict[str, Any]:
-    path = root / MANIFEST
-    if not path.is_file():
-        raise SnapshotError(f"no {MANIFEST} under {root}: the snapshot was not finished")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SnapshotError(f"{MANIFEST} is not JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        raise SnapshotError(f"{MANIFEST} does not have schema_version {SCHEMA_VERSION}")
-    files = manifest.get("files")
-    if not isinstance(files, list) or not all(
-        isinstance(entry, dict) and {"path", "sha256"} <= set(entry) for entry in files
-    ):
-        raise SnapshotError(f"{MANIFEST} has no list of files with path and sha256")
-    return manifest
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _read_categories(root: Path, listed: list[str], vocabulary: Vocabulary) -> Ids | None:
-    """Returns the category of each vocabulary id, numbered from 1 in the order of their names."""
-    paths = sorted(path for path in listed if path.startswith("catalog/") and path.endswith(".parquet"))
-    columns = ["product_sku", "category"]
-    try:
-        tables = [pq.read_table(root / path, columns=columns, partitioning=None) for path in paths]
-    except (pa.ArrowException, ValueError) as error:
-        raise SnapshotError(f"cannot read the catalogue: {error}") from error
-    if not sum(table.num_rows for table in tables):
-        return None
-    table = pa.concat_tables(tables)
-    skus, categories = (table[column].cast(pa.string()).combine_chunks() for column in columns)
-    places = pc.index_in(pa.array(vocabulary.skus, pa.string()), skus)
-    found = categories.take(places)
-    names = pc.unique(found).drop_null()
-    numbers = pc.add(pc.index_in(found, names.take(pc.sort_indices(names))), 1)
-    return np.concatenate([[0], numbers.fill_null(0).to_numpy(zero_copy_only=False)]).astype(np.int32)
-
-
-def _read_split(
-    root: Path, name: str, listed: list[str], manifest: dict[str, Any], universe: _Universe
-) -> _Split:
-    paths = sorted(path for path in listed if path.startswith(f"{name}/") and path.endswith(".parquet"))
-    ids: list[pa.Array] = []
-    started: list[pa.Array] = []
-    lengths: list[Ints] = [np.zeros(0, np.int64)]
-    codes: list[Ids] = [np.zeros(0, np.int32)]
-    for path in paths:
-        try:
-            with pq.ParquetFile(root / path) as file:
-                _check_columns(file)
-                for batch in file.iter_batches(_ROWS, columns=_COLUMNS):
-                    ids.append(batch["session_id"].cast(pa.large_string()))
-                    started.append(pc.cast(batch["started_at"], pa.timestamp("us", "UTC")))
-                    lists = _as_lists(batch["skus"])
-                    lengths.append(pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64))
-                    codes.append(universe.encode(lists.flatten().cast(pa.string())))
-        except (pa.ArrowException, ValueError, TypeError) as error:
-            raise SnapshotError(f"cannot read {path}: {error}") from error
-    all_lengths = np.concatenate(lengths)
-    expected = manifest.get("counts", {}).get(name)
-    if expected is not None and expected != len(all_lengths):
-        raise SnapshotError(f"{name} holds {len(all_lengths)} sessions, the manifest counts {expected}")
-    return _in_time_order(ids, started, _Split(pa.array([]), all_lengths, np.concatenate(codes)))
-
-
-def _check_columns(file: pq.ParquetFile) -> None:
-    missing = sorted(set(_COLUMNS) - set(file.schema_arrow.names))
-    if missing:
-        raise ValueError(f"it has no column {', '.join(missing)}")
-
-
-def _in_time_order(ids: list[pa.Array], started: list[pa.Array], split: _Split) -> _Split:
-    """Sorts sessions by start, then id, so that file names and row groups cannot change a result."""
-    table = pa.table(
-        {
-            "started_at": pa.chunked_array(started, type=pa.timestamp("us", "UTC")),
-            "session_id": pa.chunked_array(ids, type=pa.large_string()),
-        }
-    )
-    sorting = pc.sort_indices(table, sort_keys=[("started_at", "ascending"), ("session_id", "ascending")])
-    order = sorting.to_numpy().astype(np.int64)
-    session_ids = table["session_id"].combine_chunks().take(sorting)
-    starts = np.cumsum(split.lengths) - split.lengths
-    codes = split.codes[ragged_positions(starts[order], split.lengths[order])]
-    return _Split(session_ids, split.lengths[order], codes)
-
-
-def _as_lists(column: pa.Array) -> pa.Array:
-    """Accepts list<string> (DuckDB) or JSON text (Snowflake unloads arrays that way)."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return column
-    return _parse_json(column.cast(pa.string()).fill_null("[]").to_pylist())
-
-
-def _parse_json(texts: list[str]) -> pa.Array:
-    # One call of the C parser for the whole batch.
-    rows = json.loads("[" + ",".join(texts) + "]")
-    if len(rows) != len(texts):
-        raise ValueError("a JSON text column holds something else than one array per row")
-    return pa.array(rows, pa.list_(pa.string()))
-
-
-def _collapse(split: _Split) -> tuple[pa.Array, Ints, Ids]:
+def _collapse(split: Split) -> Split:
     """Drops empty SKUs, consecutive repeats and then sessions of fewer than two interactions."""
     owner = np.repeat(np.arange(len(split.lengths), dtype=np.int32), split.lengths)
-    named = split.codes >= 0
-    owner, codes = owner[named], split.codes[named]
+    places = np.flatnonzero(split.codes >= 0)
+    owner, codes = owner[places], split.codes[places]
     fresh = np.ones(len(codes), bool)
     fresh[1:] = (codes[1:] != codes[:-1]) | (owner[1:] != owner[:-1])
-    owner, codes = owner[fresh], codes[fresh]
+    owner, places = owner[fresh], places[fresh]
     lengths = np.bincount(owner, minlength=len(split.lengths))
     kept = lengths >= 2
-    offsets = np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64)
-    return split.session_ids.filter(pa.array(kept)), offsets, codes[kept[owner]]
+    return split.take(np.flatnonzero(kept), lengths[kept], places[kept[owner]])
 
 
 def _vocabulary(

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import json
 import math
 import subprocess
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.cards.card import Bar, Card, Example, draw
 from include.cards.data import Data
-from include.contracts import BadInputError, TrainedModel, Verdict
-from include.gate.verdict import Report, ReportError, as_table, decide, load_rules, parse_report
+from include.contracts import TrainedModel, Verdict
+from include.gate.archives import unpack_evaluation, unpack_model
+from include.gate.report import Report, ReportError, parse_report
+from include.gate.rival import Rival
+from include.gate.rules import load_rules
+from include.gate.verdict import as_table, decide
+from include.operators.artefacts import fetch_archive
 from include.operators.card_data import gather_data
+from include.operators.champion import fetch_champion, find_champion
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import CardLink
 from include.operators.records import leave_record
-from include.settings import get_settings
+from include.sagemaker.storage import parse_s3_uri
+from include.settings import Settings, get_settings
 
 SUITE = Path(__file__).resolve().parents[1] / "gate" / "suite.py"
-FILES = ("metrics.json", "predictions.parquet", "items.parquet")
-MAX_ARCHIVE_BYTES = 1 << 30
-MAX_UNPACKED_BYTES = 4 << 30
-MAX_MEMBERS = 10_000
 SUITE_SECONDS = 900
 SLICED = {
     "hit_rate@20_by_session_length": "items seen so far",
@@ -43,43 +45,28 @@ class ModelRejectedError(AirflowFailException):
     """The gate said no. Not retried: the same model would be measured again."""
 
 
-def unpack_evaluation(archive: Path, folder: Path) -> None:
-    """Unpacks the files that the suite reads from a training job's output, and nothing else.
+class Subject(NamedTuple):
+    """What the suite measures, unpacked.
 
-    Args:
-        archive: `output.tar.gz` with `evaluation/…`.
-        folder: Receives the files, without their folder. A file that the job did not write stays missing;
-            the checks that need it then fail with its name.
-
-    Raises:
-        BadInputError: The archive is damaged, or larger than an evaluation ever is.
+    Attributes:
+        evaluation: Folder with the job's evaluation files.
+        model: Folder of the artefact that would be deployed.
+        package_bytes: Size of the artefact as it is downloaded by an endpoint.
+        champion: Folder of the live model's artefact; None where there is none to be held against.
     """
-    total = 0
-    try:
-        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for place, member in enumerate(tar):
-                total += member.size
-                if place >= MAX_MEMBERS or total > MAX_UNPACKED_BYTES:
-                    raise BadInputError("The training job's output is too large to be an evaluation.")
-                path = PurePosixPath(member.name)
-                if member.isfile() and path.parent.name == "evaluation" and path.name in FILES:
-                    tar.extract(member.replace(name=path.name), folder, filter="data")
-            # tarfile stops before gzip's checksum, which is read only at the very end.
-            while chunk := stream.read(1 << 20):
-                total += len(chunk)
-                if total > MAX_UNPACKED_BYTES:
-                    raise BadInputError("The training job's output is too large to be an evaluation.")
-    # A damaged stream surfaces as any of these, depending on where it is damaged.
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise BadInputError(f"The training job's output cannot be unpacked: {error}") from error
+
+    evaluation: Path
+    model: Path
+    package_bytes: int
+    champion: Path | None = None
 
 
-def run_suite(python: Path, evaluation: Path, out: Path, timeout: float = SUITE_SECONDS) -> str:
+def run_suite(python: Path, subject: Subject, out: Path, timeout: float = SUITE_SECONDS) -> str:
     """Runs the RecList suite in the ML environment.
 
     Args:
         python: Interpreter of the ML environment.
-        evaluation: Folder with the job's evaluation files.
+        subject: What is measured.
         out: Report to write; its folder is the suite's working folder.
         timeout: Seconds after which the suite is stopped.
 
@@ -90,7 +77,10 @@ def run_suite(python: Path, evaluation: Path, out: Path, timeout: float = SUITE_
         AirflowException: The environment is missing, or the suite crashed or took too long.
     """
     # `-I`: neither the caller's PYTHON* variables nor this folder's modules leak into the ML environment.
-    command = [str(python), "-I", str(SUITE), "--evaluation", str(evaluation), "--out", str(out)]
+    command = [str(python), "-I", str(SUITE), "--evaluation", str(subject.evaluation), "--out", str(out)]
+    command += ["--model", str(subject.model), "--package-bytes", str(subject.package_bytes)]
+    if subject.champion is not None:
+        command += ["--champion", str(subject.champion)]
     # Nothing of Airflow's environment either: it holds the connections' secrets.
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(out.parent), "TMPDIR": str(out.parent), "LANG": "C.UTF-8"}
     try:
@@ -133,6 +123,12 @@ def card_of(verdict: Verdict, metrics: Mapping[str, object], report: Report | No
     return Card(verdict, metrics, bars, examples, data)
 
 
+def reports_uri(settings: Settings, job_name: str, run_id: str) -> str:
+    """Returns the folder of one run's reports on a job: another run judges beside another live model."""
+    root = "/".join(part for part in (settings.bucket, settings.prefix.strip("/"), "reports") if part)
+    return f"s3://{root}/{job_name}/{hashlib.sha256(run_id.encode()).hexdigest()[:12]}"
+
+
 def _read_metrics(path: Path) -> dict[str, object]:
     """Reads the job's own metrics for the card; a missing or broken file is the suite's to report."""
     try:
@@ -145,9 +141,10 @@ def _read_metrics(path: Path) -> dict[str, object]:
 class GateModelOperator(BaseOperator):
     """Measures a trained model with the RecList suite and holds it against the rules.
 
-    Writes `report.json`, `card.html` and, last, `verdict.json` under the project's `reports/<job>/`, and
-    returns the verdict. A rejected model fails the task without retries, so that nothing after it runs; its
-    verdict is in XCom all the same.
+    The live model is measured on the same queries. Writes `report.json`, `card.html` and, last,
+    `verdict.json` under the project's `reports/<job>/<digest of the run>/`, and returns the verdict. A
+    rejected model fails the task without retries, so that nothing after it runs; its verdict is in XCom all
+    the same.
 
     Args:
         trained_model: Claim check of the training job, a `TrainedModel` as dictionary.
@@ -197,20 +194,19 @@ class GateModelOperator(BaseOperator):
     def _judge(self, trained: TrainedModel, context: Context) -> Verdict:
         settings = get_settings()
         rules = load_rules()
-        folder_uri = f"s3://{settings.bucket}/{settings.prefix}/reports/{trained.job_name}"
+        folder_uri = reports_uri(settings, trained.job_name, context["run_id"])
         hook = S3Hook(aws_conn_id=settings.aws_conn_id)
         # Native template rendering makes None of "None" and a number of "42".
         override = "" if self.override_reason is None else str(self.override_reason)
         with tempfile.TemporaryDirectory(prefix="gate-") as name:
-            work = Path(name)
-            evaluation, out = work / "evaluation", work / "report.json"
-            evaluation.mkdir()
-            self._download(hook, trained.evaluation_uri, work / "output.tar.gz")
-            unpack_evaluation(work / "output.tar.gz", evaluation)
-            self.log.debug("%s", run_suite(settings.ml_python, evaluation, out))
+            out = Path(name) / "report.json"
+            subject, rival = self._gather(hook, settings, trained, Path(name))
+            self.log.debug("%s", run_suite(settings.ml_python, subject, out))
             text = out.read_text(encoding="utf-8", errors="replace") if out.is_file() else None
-            metrics = _read_metrics(evaluation / "metrics.json")
-        verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override)
+            metrics = _read_metrics(subject.evaluation / "metrics.json")
+        verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override, rival)
+        # Where this run was judged before, its verdict must not stand beside another report.
+        self._delete(hook, f"{folder_uri}/verdict.json")
         self._upload(hook, verdict.report_uri, text or "", "application/json")
         card_uri = f"{folder_uri}/card.html"
         data = gather_data(self, context, hook.get_conn(), settings, trained.snapshot_id)
@@ -221,6 +217,21 @@ class GateModelOperator(BaseOperator):
         content = json.dumps(verdict.to_xcom(), indent=1, allow_nan=False)
         self._upload(hook, f"{folder_uri}/verdict.json", content, "application/json")
         return verdict
+
+    def _gather(
+        self, hook: S3Hook, settings: Settings, trained: TrainedModel, work: Path
+    ) -> tuple[Subject, Rival]:
+        """Fetches what is measured, and the live model beside it."""
+        evaluation, model, champion = work / "evaluation", work / "model", work / "champion"
+        fetch_archive(hook, trained.evaluation_uri, evaluation, unpack_evaluation)
+        package_bytes = fetch_archive(hook, trained.model_uri, model, unpack_model)
+        sagemaker: SageMakerHook = SageMakerHook(aws_conn_id=settings.aws_conn_id)  # type: ignore[no-untyped-call]
+        rival = fetch_champion(
+            find_champion(sagemaker.get_conn(), settings.endpoint_name),
+            lambda uri: fetch_archive(hook, uri, champion, unpack_model),
+        )
+        self.log.info("The live model: %s", rival.sentence)
+        return Subject(evaluation, model, package_bytes, champion if rival.is_measurable else None), rival
 
     def _draw(
         self, verdict: Verdict, metrics: Mapping[str, object], text: str | None, data: Data
@@ -237,18 +248,13 @@ class GateModelOperator(BaseOperator):
             return None
 
     @staticmethod
-    def _download(hook: S3Hook, uri: str, path: Path) -> None:
-        bucket, key = S3Hook.parse_s3_url(uri)
-        size = hook.head_object(key, bucket)
-        if size is None:
-            raise BadInputError(f"The training job's output {uri} does not exist.")
-        if size["ContentLength"] > MAX_ARCHIVE_BYTES:
-            raise BadInputError(f"The training job's output {uri} is too large to be an evaluation.")
+    def _delete(hook: S3Hook, uri: str) -> None:
+        bucket, key = parse_s3_uri(uri)
         client: Any = hook.get_conn()
-        client.download_file(bucket, key, str(path))
+        client.delete_object(Bucket=bucket, Key=key)
 
     @staticmethod
     def _upload(hook: S3Hook, uri: str, content: str, content_type: str) -> None:
-        bucket, key = S3Hook.parse_s3_url(uri)
+        bucket, key = parse_s3_uri(uri)
         client: Any = hook.get_conn()
         client.put_object(Bucket=bucket, Key=key, Body=content.encode(), ContentType=content_type)

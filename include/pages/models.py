@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
-from include.contracts import BadInputError
-from include.gate.verdict import ReportError, parse_report
-from include.pages.live import Live, live_model
+from include.contracts import BadInputError, Champion
+from include.gate.report import ReportError, parse_report
+from include.operators.champion import find_champion
 from include.pages.plot import Chart, Point, chart
 from include.pages.stored import GoneError, is_ours, read_text
 from include.sagemaker.errors import error_code, is_missing
@@ -71,13 +71,15 @@ class Overview:
 
     Attributes:
         live: What the endpoint serves, None where there is none.
+        why_not: Why nothing is known to be live.
         more: There are older models than those shown.
     """
 
     group: str
     endpoint: str
-    live: Live | None
+    live: Champion | None
     rows: tuple[Row, ...]
+    why_not: str = ""
     more: bool = False
 
     @property
@@ -104,11 +106,14 @@ def gather(sagemaker: Any, s3: Any, settings: Settings) -> Overview:
         ClientError: AWS refused.
     """
     group = settings.model_package_group
-    live = live_model(sagemaker, settings.endpoint_name)
+    rival = find_champion(sagemaker, settings.endpoint_name)
+    live = rival.champion
     packages = list_packages(sagemaker, group, MOST_MODELS + 1)
     shown = packages[:MOST_MODELS]
     found = rows(shown, live.model_uri if live else None, lambda uri: _is_there(s3, uri), settings)
-    return Overview(group, settings.endpoint_name, live, tuple(found), len(packages) > MOST_MODELS)
+    more = len(packages) > MOST_MODELS
+    why_not = "" if live else rival.sentence
+    return Overview(group, settings.endpoint_name, live, tuple(found), why_not, more)
 
 
 def rows(

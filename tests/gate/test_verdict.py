@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from include.contracts import SettingsError, TrainedModel, Verdict
-from include.gate.verdict import Rules, apply_rules, as_table, decide, load_rules, parse_report
+from include.contracts import Champion, SettingsError, TrainedModel, Verdict
+from include.gate.report import parse_report
+from include.gate.rival import NOTHING_LIVE, Rival
+from include.gate.rules import Rules, load_rules
+from include.gate.verdict import apply_rules, as_table, decide
 
 TRAINED = TrainedModel(
     job_name="pms-0123456789ab",
@@ -19,20 +22,25 @@ TRAINED = TrainedModel(
     billable_seconds=1,
 )
 SATURATED = {"check": "hit", "baseline": "pop"}
+COMPARABLE = {"check": "knows", "at_least": 0.5}
+LIVE = Rival(champion=Champion(model_name="pms-live", model_uri="s3://b/live/model.tar.gz"))
 FLOOR = {"name": "floor", "check": "hit", "at_least": 0.1, "why": "Because."}
 
 
 def rules(*changes: dict[str, Any]) -> Rules:
-    return Rules.model_validate({"version": 3, "rules": [FLOOR | change for change in changes or ({},)]})
+    chosen = [FLOOR | change for change in changes or ({},)]
+    return Rules.model_validate({"version": 3, "comparable": COMPARABLE, "rules": chosen})
 
 
-def report(**check: Any) -> str:
+def report(*others: dict[str, Any], **check: Any) -> str:
     measured = {"name": "hit", "value": 0.3, "sample_size": 500, "interval": [0.25, 0.35]} | check
-    return json.dumps({"schema_version": 1, "checks": [measured]})
+    return json.dumps({"schema_version": 1, "checks": [measured, *others]})
 
 
-def judge(text: str | None, chosen: Rules | None = None, override: str | None = None) -> Verdict:
-    return decide(text, chosen or rules(), TRAINED, "s3://b/report.json", override)
+def judge(
+    text: str | None, chosen: Rules | None = None, override: str | None = None, rival: Rival = NOTHING_LIVE
+) -> Verdict:
+    return decide(text, chosen or rules(), TRAINED, "s3://b/report.json", override, rival)
 
 
 # What the check reports, what the rule demands, and the outcome.
@@ -85,6 +93,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "unknown_baseline_excuses_nothing": ({"value": 0.01}, {"unless": {**SATURATED, "above": 0.85}}, "failed"),
     "other_check_missing": ({}, {"times": {"check": "nope"}}, "failed"),
+    "too_few_where_that_is_excused": ({"sample_size": 99}, {"too_few": "skipped"}, "skipped"),
+    "no_sample_needed": ({"sample_size": 0}, {"min_sample": 0}, "passed"),
+    "warning_above": ({}, {"severity": "warn"}, "passed"),
+    "warning_below": ({"value": 0.01}, {"severity": "warn"}, "warned"),
+    "warning_nan": ({"value": math.nan}, {"severity": "warn"}, "warned"),
+    "warning_crashed": ({"error": "KeyError: 'x'"}, {"severity": "warn"}, "warned"),
+    "warning_not_reported": ({"name": "other"}, {"severity": "warn"}, "warned"),
 }
 
 
@@ -127,8 +142,131 @@ def test_a_rule_on_slices_fails_where_there_are_none() -> None:
     assert not judge(report(), rules({"each_slice": True})).approved
 
 
+def test_a_rule_on_slices_may_excuse_that_there_are_none() -> None:
+    verdict = judge(report(), rules({"each_slice": True, "too_few": "skipped"}))
+    assert [check.status for check in verdict.checks] == ["skipped"]
+
+
+def test_a_hostile_slice_name_is_one_short_line() -> None:
+    nasty = "\x1b[31mred\nFAILED all" + "x" * 5000
+    (check,) = judge(report(slices={nasty: SLICES["big"]}), rules({"each_slice": True})).checks
+    assert len(check.name) < 80 and check.name.isprintable()
+
+
 def test_skipped_slices_alone_do_not_reject() -> None:
     assert judge(report(slices={"few": SLICES["few"]}), rules({"each_slice": True})).approved
+
+
+# Beside the live model: what the suite reports, what the rule demands, the outcome, words of its reason.
+MARGIN = {"needs": "champion", "at_least": -0.1, "times": {"champion": "hit"}}
+SURE = MARGIN | {"measure": "interval_low"}
+SHARP = SURE | {"only_if_sharp": True}
+KNOWS = {"name": "knows", "value": 1.0, "sample_size": 500}
+LOSS: dict[str, Any] = {"name": "loss", "value": -0.01, "interval": [-0.02, 0.0], "sample_size": 500}
+BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    "a_little_worse": ({}, MARGIN, "passed", "-0.1 x the live model's hit"),
+    "equal": ({"value": 0.0, "interval": [0.0, 0.0]}, SHARP, "passed", ""),
+    "much_worse": ({"value": -0.06}, MARGIN, "failed", "Because."),
+    "perhaps_much_worse": ({"interval": [-0.06, 0.02]}, SURE, "failed", "lower 95 % end"),
+    "surely_not_much_worse": ({}, SURE, "passed", ""),
+    "sharp_and_surely_not_much_worse": ({}, SHARP, "passed", ""),
+    "sharp_and_worse": ({"value": -0.06, "interval": [-0.065, -0.055]}, SHARP, "failed", "Because."),
+    "too_blunt_to_say": ({"interval": [-0.06, 0.02]}, SHARP, "skipped", "cannot tell"),
+    "blunt_and_surely_much_worse": ({"value": -0.2, "interval": [-0.3, -0.1]}, SHARP, "failed", "Because."),
+    "no_interval_is_not_blunt": ({"interval": None}, SHARP, "failed", "missing"),
+    "not_a_number": ({"value": math.nan}, MARGIN, "failed", "missing"),
+    "not_reported": ({"name": "other"}, MARGIN, "failed", "did not report"),
+    "the_live_model_crashed": ({"error": "OSError: no SavedModel"}, MARGIN, "failed", "crashed"),
+    "a_warning": ({"value": -0.06}, MARGIN | {"severity": "warn"}, "warned", "Because."),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_rule_beside_the_live_model(name: str) -> None:
+    change, rule, expected, words = BESIDE[name]
+    text = report(LOSS | change, KNOWS, champion=0.5)
+    (check,) = judge(text, rules(rule | {"check": "loss"}), rival=LIVE).checks
+    assert check.status == expected
+    assert words in check.reason
+
+
+@pytest.mark.parametrize("champion", [None, math.nan])
+def test_a_live_model_without_a_value_fails_what_is_measured_by_it(champion: float | None) -> None:
+    text = report(LOSS, KNOWS, champion=champion)
+    (check,) = judge(text, rules(MARGIN | {"check": "loss"}), rival=LIVE).checks
+    assert check.status == "failed" and "the live model's hit is missing" in check.reason
+
+
+GONE = LIVE.model_copy(update={"absent": "It is gone."})
+BROKEN = LIVE.model_copy(update={"fault": "It is broken."})
+# Which rival, what `champion_knows` says, and what becomes of a rule that needs it.
+RIVALS: dict[str, tuple[Rival, dict[str, Any], str, str]] = {
+    "first_deploy": (NOTHING_LIVE, KNOWS, "skipped", "first deploy"),
+    "artefact_gone": (GONE, KNOWS, "skipped", "It is gone."),
+    "artefact_broken": (BROKEN, KNOWS, "failed", "It is broken."),
+    "another_catalogue": (LIVE, KNOWS | {"value": 0.49}, "skipped", "49% of these queries"),
+    "half_the_catalogue": (LIVE, KNOWS | {"value": 0.5}, "failed", "Because."),
+    "unknown_what_it_knows": (LIVE, KNOWS | {"value": None}, "failed", "Because."),
+    "that_check_crashed": (LIVE, KNOWS | {"value": 0.1, "error": "boom"}, "failed", "Because."),
+    "that_check_is_missing": (LIVE, {"name": "x"}, "failed", "Because."),
+}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rules_that_need_a_live_model_without_a_fit_one(name: str) -> None:
+    rival, knows, expected, words = RIVALS[name]
+    text = report(LOSS | {"value": -0.3}, knows, champion=0.5)
+    needing, other = judge(text, rules(MARGIN | {"check": "loss"}, {"name": "other"}), rival=rival).checks
+    assert needing.status == expected and words in needing.reason
+    assert other.status == "passed"
+
+
+def test_no_live_model_needs_a_reason() -> None:
+    with pytest.raises(ValueError, match="must be a reason"):
+        Rival()
+
+
+def loss(difference: float | None, high: float | None, champion: float | None = 0.5, n: int = 500) -> Any:
+    ends = [None if high is None else high - 0.1, high]
+    part = {"value": 0.4, "interval": [0.3, 0.5], "sample_size": n, "champion": champion}
+    return part | {"difference": difference, "difference_interval": ends}
+
+
+def test_each_slice_is_held_against_the_live_model_s_own() -> None:
+    slices = {
+        "same": loss(0.0, 0.05),
+        "perhaps_worse": loss(-0.15, -0.09),
+        "surely_worse": loss(-0.2, -0.15),
+        "worse_of_little": loss(-0.05, -0.02, champion=0.1),
+        "little_of_little": loss(-0.015, -0.005, champion=0.1),
+        "few": loss(-0.4, -0.3, n=99),
+        "live_missing": loss(0.0, 0.05, champion=None),
+        "difference_missing": loss(None, None),
+    }
+    rule = {"each_slice": True, "needs": "champion", "measure": "difference_high"}
+    rule |= {"at_least": -0.2, "times": {"champion": "hit"}}
+    checks = judge(report(KNOWS, slices=slices), rules(rule), rival=LIVE).checks
+    assert {check.name.removeprefix("floor"): check.status for check in checks} == {
+        "[same]": "passed",
+        "[perhaps_worse]": "passed",
+        "[surely_worse]": "failed",
+        "[worse_of_little]": "passed",
+        "[little_of_little]": "passed",
+        "[few]": "skipped",
+        "[live_missing]": "failed",
+        "[difference_missing]": "failed",
+    }
+    worst = next(check for check in checks if "surely" in check.name)
+    assert (worst.value, worst.bound) == (-0.15, -0.1)
+    assert worst.interval == pytest.approx((-0.25, -0.15))
+    assert "less the live model's (upper 95 % end)" in worst.reason
+
+
+def test_the_verdict_names_the_live_model_and_its_metrics() -> None:
+    text = report({"name": "hit_rate@20", "value": 0.3, "champion": 0.2, "baselines": {"popularity": 0.1}})
+    verdict = judge(text, rival=LIVE)
+    assert verdict.champion == LIVE.champion
+    assert verdict.baselines == {"champion": {"hit_rate@20": 0.2}, "popularity": {"hit_rate@20": 0.1}}
 
 
 GOOD = report()
@@ -177,15 +315,22 @@ def test_an_override_that_was_not_needed_is_not_recorded() -> None:
 
 
 def test_the_shipped_rules_judge_only_what_the_suite_measures() -> None:
-    suite = (Path(__file__).resolve().parents[2] / "include" / "gate" / "suite.py").read_text()
+    room = Path(__file__).resolve().parents[2] / "include" / "gate" / "behaviour"
+    suite = "".join(path.read_text() for path in room.glob("*.py"))
     named = {rule.check for rule in load_rules().rules}
-    named |= {rule.times.check for rule in load_rules().rules if rule.times and rule.times.check}
+    times = [rule.times for rule in load_rules().rules if rule.times]
+    named |= {name for other in times for name in (other.check, other.champion) if name}
+    named.add(load_rules().comparable.check)
     assert {name for name in named if f'@check("{name}")' not in suite} == set()
 
 
-def test_the_shipped_rules_reject_an_empty_report() -> None:
+def test_an_empty_report_passes_no_shipped_rule() -> None:
     verdict = judge('{"schema_version": 1, "checks": []}', load_rules())
-    assert len(verdict.failures) == len(load_rules().rules)
+    assert not verdict.approved
+    assert {check.status for check in verdict.checks} == {"failed", "warned", "skipped"}
+    assert all("first deploy" in check.reason for check in verdict.checks if check.status == "skipped")
+    failed = [check for check in verdict.checks if check.status == "failed"]
+    assert len(failed) == sum(not rule.needs and rule.severity == "fail" for rule in load_rules().rules)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +342,15 @@ def test_the_shipped_rules_reject_an_empty_report() -> None:
         {"measure": "median"},
         {"times": {}},
         {"times": {"baseline": "a", "check": "b"}},
+        {"times": {"baseline": "a", "champion": "b"}, "needs": "champion"},
+        {"times": {"champion": "hit"}},
+        {"needs": "luck"},
+        {"severity": "shrug"},
+        {"measure": "difference", "needs": "champion"},
+        {"measure": "difference_low", "each_slice": True},
+        {"measure": "interval_low", "only_if_sharp": True},
+        {"at_least": -0.1, "only_if_sharp": True},
+        {"too_few": "passed"},
         {"exempt": {"cold": "x"}},
         {"at_leats": 0.2},
         {"why": ""},
@@ -205,13 +359,15 @@ def test_the_shipped_rules_reject_an_empty_report() -> None:
 )
 def test_a_mistake_in_the_rules_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
     file = tmp_path / "rules.yaml"
-    file.write_text(json.dumps({"version": 1, "rules": [FLOOR | change]}).replace("NaN", ".nan"))
+    file.write_text(
+        json.dumps({"version": 1, "comparable": COMPARABLE, "rules": [FLOOR | change]}).replace("NaN", ".nan")
+    )
     with pytest.raises(SettingsError, match=r"rules\.yaml"):
         load_rules(file)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "version: 1", "version: 1\nrules: []", "a: [", "version: 0\nrules: [x]"]
+    "text", ["", "version: 1", "version: 1\nrules: []", "a: [", "version: 0\nrules: [x]", "a: &b\n  <<: *b"]
 )
 def test_a_broken_rules_file_is_an_error(tmp_path: Path, text: str) -> None:
     file = tmp_path / "rules.yaml"
@@ -222,9 +378,14 @@ def test_a_broken_rules_file_is_an_error(tmp_path: Path, text: str) -> None:
 
 def test_two_rules_of_one_name_are_an_error(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
-    file.write_text(json.dumps({"version": 1, "rules": [FLOOR, FLOOR]}))
+    file.write_text(json.dumps({"version": 1, "comparable": COMPARABLE, "rules": [FLOOR, FLOOR]}))
     with pytest.raises(SettingsError, match="same name"):
         load_rules(file)
+
+
+def test_the_table_tells_of_warnings() -> None:
+    text = as_table(judge(report(value=0.05), rules({"severity": "warn"})))
+    assert "WARNED" in text and "Warned because:" in text and "Failed because:" not in text
 
 
 def test_the_table_names_status_value_bound_and_reasons() -> None:

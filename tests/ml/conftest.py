@@ -38,9 +38,15 @@ def write_snapshot(
     test: Split,
     as_json: bool = False,
     catalog: dict[str, str | None] | None = None,
+    prices: dict[str, float] | None = None,
+    context: bool = False,
     **manifest: Any,
 ) -> Path:
-    """Writes parquet files and their manifest; sessions start a minute apart; `catalog` names categories."""
+    """Writes parquet files and their manifest; sessions start a minute apart; `catalog` names categories.
+
+    With `context`, the interactions of a session are an hour apart, and the first action of every other
+    session is "add".
+    """
     files = []
     counts = {}
     number = 0
@@ -58,6 +64,8 @@ def write_snapshot(
             ),
             "skus": skus,
         }
+        if context:
+            columns |= _context(split, first, as_json)
         files.append(_write(folder, name, pa.table(columns)))
         counts[name] = len(split)
     if catalog is not None:
@@ -66,10 +74,32 @@ def write_snapshot(
             "product_sku": pa.array(list(catalog), pa.string()),
             "category": pa.array(list(catalog.values()), pa.string()),
         }
+        if prices is not None:
+            columns["price_bucket"] = pa.array([prices.get(sku) for sku in catalog], pa.float64())
         files.append(_write(folder, "catalog", pa.table(columns)))
     body = {"schema_version": 1, "snapshot_id": "snap-test", "tenant": "t", "counts": counts, "files": files}
     (folder / "manifest.json").write_text(json.dumps(body | manifest))
     return folder
+
+
+def _context(split: Split, first: int, as_json: bool) -> dict[str, pa.Array]:
+    actions = [
+        ["add" if row % 2 else "detail", *["detail"] * len(skus)][: len(skus)]
+        for row, skus in enumerate(split)
+    ]
+    times = [
+        [1_600_000_000_000 + 60_000 * row + 3_600_000 * step for step in range(len(skus))]
+        for row, skus in enumerate(split, first)
+    ]
+    if as_json:
+        return {
+            "actions": pa.array([json.dumps(row) for row in actions], pa.string()),
+            "event_times": pa.array([json.dumps(row) for row in times], pa.string()),
+        }
+    return {
+        "actions": pa.array(actions, pa.list_(pa.string())),
+        "event_times": pa.array(times, pa.list_(pa.int64())),
+    }
 
 
 def _write(folder: Path, name: str, table: pa.Table) -> dict[str, Any]:
@@ -140,7 +170,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot whose every next item is certain; the test set also holds a product unknown to training."""
     folder = tmp_path_factory.mktemp("planted") / "snapshot"
     test = [*chains(25, 3), ["A0", "never seen", "C0"], ["never seen", "A1"]]
-    return write_snapshot(folder, chains(240, 1), chains(24, 2), test)
+    return write_snapshot(folder, chains(240, 1), chains(24, 2), test, context=True)
 
 
 def start_train(snapshot: Path, out: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:

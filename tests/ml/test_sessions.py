@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import sessions
+import splits
 
 Make = Callable[..., Path]
 
@@ -167,7 +169,7 @@ def test_where_files_and_reads_end_changes_nothing(
     train = [*make_chains(40, 1), ["", "x", None, "x", "y"], ["z", "A0"]]
     folder = make_snapshot(tmp_path / "s", train, make_chains(3, 2), [["A0", "new"]])
     whole = sessions.load(folder)
-    monkeypatch.setattr(sessions, "_ROWS", 3)
+    monkeypatch.setattr(splits, "_ROWS", 3)
     pieces = sessions.load(folder)
     assert pieces.vocabulary.sha256() == whole.vocabulary.sha256()
     for name in sessions.SPLITS:
@@ -187,3 +189,54 @@ def test_missing_column_is_named(tmp_path: Path, make_snapshot: Make) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(sessions.SnapshotError, match="train/part-0.*no column skus"):
         sessions.load(folder)
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["list", "json text"])
+def test_context_follows_the_interactions_that_are_kept(
+    as_json: bool, tmp_path: Path, make_snapshot: Make
+) -> None:
+    # The snapshot begins at 12:26:40 UTC; interactions are an hour apart.
+    test = [["a", "a", "b", "", "c"], ["a", "a"], [], ["", "b", "a"], ["c"] * 2 + ["b"]]
+    folder = make_snapshot(tmp_path / "s", [["a", "b", "c"]], [], test, as_json=as_json, context=True)
+    corpus = sessions.load(folder)
+    assert corpus.train.context is None
+    assert corpus.test.context is not None
+    assert _names(corpus, corpus.test) == ["a", "b", "c", "b", "a", "c", "b"]
+    assert corpus.test.context.hours.tolist() == [12, 14, 16, 13, 14, 12, 14]
+    assert corpus.test.context.first_actions.to_pylist() == ["detail", "add", "detail"]
+
+
+def test_snapshots_without_context_are_read(tmp_path: Path, make_snapshot: Make) -> None:
+    corpus = sessions.load(make_snapshot(tmp_path / "s", [["a", "b"]], [], [["a", "b"], ["b", "a", "b"]]))
+    assert corpus.test.context is not None
+    assert corpus.test.context.hours.tolist() == [splits.UNKNOWN_HOUR] * 5
+    assert corpus.test.context.first_actions.to_pylist() == [None, None]
+
+
+def test_context_that_does_not_run_beside_the_products_is_refused(
+    tmp_path: Path, make_snapshot: Make
+) -> None:
+    folder = make_snapshot(tmp_path / "s", [["a", "b"]], [], [["a", "b"]], context=True)
+    path = folder / "test/part-0.parquet"
+    table = pq.read_table(path, partitioning=None)
+    short = pa.array([[1_600_000_000_000]], pa.list_(pa.int64()))
+    pq.write_table(table.set_column(table.column_names.index("event_times"), "event_times", short), path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        entry["sha256"] = hashlib.sha256((folder / entry["path"]).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(sessions.SnapshotError, match=r"test/part-0.*event_times"):
+        sessions.load(folder)
+
+
+@pytest.mark.parametrize("prices", [None, {"a": 3.0, "c": 7.0}], ids=["older snapshot", "with prices"])
+def test_catalogue_tells_of_each_product(
+    prices: dict[str, float] | None, tmp_path: Path, make_snapshot: Make
+) -> None:
+    catalog = {"c": None, "a": "video", "sold by nobody": "books"}
+    train = [["a", "b", "a", "b", "a"], ["b", "c"]]
+    folder = make_snapshot(tmp_path / "s", train, [], [["a", "x"]], catalog=catalog, prices=prices)
+    found = sessions.load(folder).catalog
+    assert found is not None
+    assert found.categories.to_pylist() == ["video", None, None]
+    assert found.prices.to_pylist() == ([3.0, None, 7.0] if prices else [None] * 3)

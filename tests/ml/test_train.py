@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
@@ -158,6 +159,21 @@ def test_predictions_agree_with_metrics(trained: tuple[Path, str]) -> None:
     assert sum(reciprocal) / len(rows) == pytest.approx(report["model"]["mrr@20"])
     markov = [1 / row["rank_markov"] if row["rank_markov"] else 0 for row in rows]
     assert sum(markov) / len(rows) == pytest.approx(report["baselines"]["markov"]["mrr@20"])
+
+
+def test_evaluation_tells_what_the_gate_cuts_by(trained: tuple[Path, str]) -> None:
+    folder = trained[0] / "data/evaluation"
+    for row in pq.read_table(folder / "predictions.parquet").to_pylist():
+        started = 1_600_000_000 + 60 * int(row["session_id"][1:])
+        assert row["hour"] == (started + 3600 * (row["position"] - 1)) // 3600 % 24
+        assert row["first_action"] == ("add" if int(row["session_id"][1:]) % 2 else "detail")
+    items = {item["product_sku"]: item for item in pq.read_table(folder / "items.parquet").to_pylist()}
+    vectors = {sku: np.array(item["vector"]) for sku, item in items.items()}
+    assert {len(vector) for vector in vectors.values()} == {32}
+    # A11, B11 and C11 are viewed together; C10 is not.
+    assert vectors["A11"] @ vectors["C11"] > vectors["A11"] @ vectors["C10"] + 0.5
+    assert {item["category"] for item in items.values()} == {None}
+    assert {item["price_bucket"] for item in items.values()} == {None}
 
 
 def test_diverging_training_fails_before_any_export(

@@ -198,12 +198,17 @@ class FakeSageMaker:
     def _CreateModel(self, ModelName: str, **request: Any) -> dict[str, Any]:
         if ModelName in self.models:
             raise refusal("CreateModel", "ValidationException", "Cannot create already existing model")
-        self.models[ModelName] = {"ModelName": ModelName, **request}
+        arn = f"{ACCOUNT}:model/{ModelName}"
+        self.models[ModelName] = {"ModelName": ModelName, "ModelArn": arn, **request}
         return {"ModelArn": f"{ACCOUNT}:model/{ModelName}"}
 
     def _DescribeModel(self, ModelName: str) -> dict[str, Any]:
         found = self.models.get(ModelName)
         return self._next("DescribeModel", [found] if found else None, "model", ModelName)
+
+    def _ListTags(self, ResourceArn: str) -> dict[str, Any]:
+        tags = [made.get("Tags", []) for made in self.models.values() if made["ModelArn"] == ResourceArn]
+        return {"Tags": tags[0] if tags else []}
 
     def _CreateEndpointConfig(self, EndpointConfigName: str, **request: Any) -> dict[str, Any]:
         if EndpointConfigName in self.configs:

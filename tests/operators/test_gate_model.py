@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import gzip
+import hashlib
 import io
 import json
 import subprocess
@@ -17,13 +17,22 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from moto import mock_aws
 
 from include import drift, snapshots
-from include.contracts import BadInputError, Verdict
+from include.contracts import Verdict
 from include.dbt_artifacts import XCOM_KEY
+from include.gate.rules import load_rules
 from include.operators import gate_model
-from include.operators.gate_model import GateModelOperator, ModelRejectedError, run_suite, unpack_evaluation
+from include.operators.gate_model import (
+    GateModelOperator,
+    ModelRejectedError,
+    Subject,
+    reports_uri,
+    run_suite,
+)
 from include.runs import write_record
 from include.settings import Settings
 from tests.gate.evaluations import Row, build, write
+from tests.gate.tars import Member, tar
+from tests.operators.fake_sagemaker import FakeSageMaker
 
 BUCKET, JOB = "shop-bucket", "pms-0123456789ab"
 SNAPSHOT, PREVIOUS = "snap-0123456789abcdef", "snap-fedcba9876543210"
@@ -35,7 +44,12 @@ TRAINED = {
     "evaluation_uri": f"s3://{BUCKET}/shop/models/{JOB}/output/output.tar.gz",
     "billable_seconds": 60,
 }
-REPORTS = f"shop/reports/{JOB}"
+REPORTS = f"shop/reports/{JOB}/{hashlib.sha256(b'run').hexdigest()[:12]}"
+ENDPOINT, LIVE_URI = "shop-recommender", f"s3://{BUCKET}/shop/models/pms-live/output/model.tar.gz"
+PACKAGE = tar(Member("1/saved_model.pb", b"challenger"), Member("code/inference.py"))
+
+
+NOTHING_MEASURED = '{"schema_version": 1, "checks": []}'
 
 
 class Ti:
@@ -55,8 +69,21 @@ class Ti:
 class Cloud:
     """S3 with a training job's output, and the gate's task."""
 
-    def __init__(self, client: Any, folder: Path) -> None:
-        self.client, self.folder, self.ti = client, folder, Ti()
+    def __init__(self, client: Any, folder: Path, sagemaker: FakeSageMaker) -> None:
+        self.client, self.folder, self.ti, self.sagemaker = client, folder, Ti(), sagemaker
+        self.put_object(str(TRAINED["model_uri"]), PACKAGE)
+
+    def put_object(self, uri: str, content: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=uri.split("/", 3)[3], Body=content)
+
+    def go_live(self, archive: bytes | None) -> None:
+        """Puts a model behind the endpoint, with its artefact or without."""
+        if archive is not None:
+            self.put_object(LIVE_URI, archive)
+        live = self.sagemaker
+        live._CreateModel("pms-model", PrimaryContainer={"Image": "i", "ModelDataUrl": LIVE_URI})
+        live._CreateEndpointConfig("pms-config", ProductionVariants=[{"ModelName": "pms-model"}])
+        live.endpoints[ENDPOINT] = [{"EndpointStatus": "InService", "EndpointConfigName": "pms-config"}]
 
     def put(self, rows: list[Row], counts: Row) -> None:
         write(self.folder / "evaluation", rows, counts)
@@ -66,7 +93,7 @@ class Cloud:
         self.put_archive(archive.getvalue())
 
     def put_archive(self, content: bytes) -> None:
-        self.client.put_object(Bucket=BUCKET, Key=TRAINED["evaluation_uri"].split("/", 3)[3], Body=content)
+        self.put_object(str(TRAINED["evaluation_uri"]), content)
 
     def run(self, trained: object = TRAINED, override: object = "") -> dict[str, Any]:
         with DAG("shop", schedule=None):
@@ -109,7 +136,7 @@ class Cloud:
     def read(self, name: str) -> str:
         return self.client.get_object(Bucket=BUCKET, Key=f"{REPORTS}/{name}")["Body"].read().decode()
 
-    def keys(self) -> list[str]:
+    def files(self) -> list[str]:
         found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=REPORTS).get("Contents", [])
         return sorted(item["Key"].rsplit("/", 1)[1] for item in found)
 
@@ -126,11 +153,30 @@ def settings(monkeypatch: pytest.MonkeyPatch, root: Path) -> Settings:
 
 
 @pytest.fixture
-def cloud(settings: Settings, tmp_path: Path) -> Iterator[Cloud]:
+def cloud(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     with mock_aws():
         client = boto3.client("s3", "us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
         client.create_bucket(Bucket=BUCKET)
-        yield Cloud(client, tmp_path)
+        sagemaker = FakeSageMaker()
+        sagemaker.install(monkeypatch)
+        yield Cloud(client, tmp_path, sagemaker)
+
+
+def suite_reports(monkeypatch: pytest.MonkeyPatch, report: str) -> list[dict[str, str]]:
+    """Puts a report in the suite's place; returns, for each run, which model lay in which folder."""
+    seen: list[dict[str, str]] = []
+
+    def suite(python: Path, subject: Subject, out: Path) -> str:
+        folders = {"model": subject.model, "champion": subject.champion}
+        seen.append(
+            {name: (path / "1" / "saved_model.pb").read_text() for name, path in folders.items() if path}
+        )
+        assert subject.package_bytes == len(PACKAGE)
+        out.write_text(report)
+        return ""
+
+    monkeypatch.setattr(gate_model, "run_suite", suite)
+    return seen
 
 
 def test_a_good_model_is_approved_and_its_reports_are_written(cloud: Cloud, ml_python: Path) -> None:
@@ -138,7 +184,7 @@ def test_a_good_model_is_approved_and_its_reports_are_written(cloud: Cloud, ml_p
     returned = cloud.run()
     verdict = Verdict.model_validate(returned)
     assert verdict.approved
-    assert cloud.keys() == ["card.html", "report.json", "verdict.json"]
+    assert cloud.files() == ["card.html", "report.json", "verdict.json"]
     assert json.loads(cloud.read("verdict.json")) == returned
     assert verdict.card_uri == f"s3://{BUCKET}/{REPORTS}/card.html"
     assert verdict.report_uri == f"s3://{BUCKET}/{REPORTS}/report.json"
@@ -148,8 +194,11 @@ def test_a_good_model_is_approved_and_its_reports_are_written(cloud: Cloud, ml_p
     assert head["ContentType"] == "text/html; charset=utf-8"
 
 
-def test_a_rejected_model_stops_the_run_and_leaves_its_verdict_in_xcom(cloud: Cloud, ml_python: Path) -> None:
-    cloud.put(*build(learnable=False))
+def test_a_rejected_model_stops_the_run_and_leaves_its_verdict_in_xcom(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite_reports(monkeypatch, NOTHING_MEASURED)
+    cloud.put(*build(queries=30))
     with pytest.raises(ModelRejectedError, match=f"rejected {JOB}.*hit_rate.*popularity") as caught:
         cloud.run()
     assert isinstance(caught.value, AirflowFailException), "a retry would measure the same model again"
@@ -161,31 +210,34 @@ def test_a_rejected_model_stops_the_run_and_leaves_its_verdict_in_xcom(cloud: Cl
     assert "rejected" in cloud.read("card.html")
 
 
-def test_an_override_with_a_reason_goes_through(cloud: Cloud, ml_python: Path) -> None:
-    cloud.put(*build(learnable=False))
+def test_an_override_with_a_reason_goes_through(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite_reports(monkeypatch, NOTHING_MEASURED)
+    cloud.put(*build(queries=30))
     verdict = Verdict.model_validate(cloud.run(override="A rehearsal."))
     assert verdict.approved and verdict.override_reason == "A rehearsal."
     assert "A rehearsal." in cloud.read("card.html")
 
 
 @pytest.mark.parametrize("blank", ["", "   ", None])
-def test_a_blank_override_is_none(cloud: Cloud, ml_python: Path, blank: object) -> None:
-    cloud.put(*build(learnable=False))
+def test_a_blank_override_is_none(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, blank: object) -> None:
+    suite_reports(monkeypatch, NOTHING_MEASURED)
+    cloud.put(*build(queries=30))
     with pytest.raises(ModelRejectedError):
         cloud.run(override=blank)
 
 
 def test_a_card_that_cannot_be_drawn_does_not_decide(
-    cloud: Cloud, ml_python: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(card: object) -> str:
         raise RuntimeError("out of ink")
 
     monkeypatch.setattr(gate_model, "draw", broken)
-    cloud.put(*build())
+    suite_reports(monkeypatch, NOTHING_MEASURED)
+    cloud.put(*build(queries=30))
     verdict = Verdict.model_validate(cloud.run())
     assert verdict.approved and verdict.card_uri is None
-    assert cloud.keys() == ["report.json", "verdict.json"]
+    assert cloud.files() == ["report.json", "verdict.json"]
 
 
 SHOWN = {
@@ -197,7 +249,7 @@ SHOWN = {
 
 def card_after(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> str:
     """Draws the card of a model whose report is empty: the suite does not matter here."""
-    monkeypatch.setattr(gate_model, "run_suite", lambda *_: "")
+    suite_reports(monkeypatch, "")
     cloud.put(*build(queries=30))
     with pytest.raises(ModelRejectedError):
         cloud.run()
@@ -279,20 +331,107 @@ def test_a_missing_ml_environment_says_how_to_build_it(
     cloud.put(*build(queries=30))
     with pytest.raises(AirflowException, match="make setup"):
         cloud.run()
-    assert cloud.keys() == [], "nothing was decided"
+    assert cloud.files() == [], "nothing was decided"
 
 
 @pytest.mark.parametrize("report", ["", '{"schema_version": 1, "che'], ids=["empty", "truncated"])
 def test_a_truncated_report_rejects(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, report: str) -> None:
-    def suite(python: Path, evaluation: Path, out: Path) -> str:
-        out.write_text(report)
-        return ""
-
-    monkeypatch.setattr(gate_model, "run_suite", suite)
+    suite_reports(monkeypatch, report)
     cloud.put(*build(queries=30))
     with pytest.raises(ModelRejectedError, match="cannot be read"):
         cloud.run()
-    assert cloud.keys() == ["card.html", "report.json", "verdict.json"]
+    assert cloud.files() == ["card.html", "report.json", "verdict.json"]
+
+
+LOSS = {"name": "loss", "value": -0.2, "sample_size": 900}
+RULES = """
+version: 1
+comparable: {check: knows, at_least: 0.5}
+rules: [{name: not_worse, check: loss, needs: champion, at_least: -0.1, why: Because.}]
+"""
+
+
+@pytest.fixture
+def one_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Leaves of the rules only one that holds the model against the live one."""
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES)
+    monkeypatch.setattr(gate_model, "load_rules", lambda: load_rules(file))
+    return file
+
+
+# What lies where the live model's artefact should, the rule's status, and words of its reason.
+LIVE: dict[str, tuple[bytes | None, str, str]] = {
+    "sound": (tar(Member("1/saved_model.pb", b"live")), "failed", "loss is -0.2"),
+    "gone": (None, "skipped", "is gone"),
+    "damaged": (PACKAGE[:-20], "failed", "cannot be unpacked"),
+    "hostile": (tar(Member("1/saved_model.pb", kind=tarfile.SYMTYPE)), "failed", "no plain file"),
+}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_the_model_is_held_against_the_live_one(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path, name: str
+) -> None:
+    archive, status, words = LIVE[name]
+    seen = suite_reports(monkeypatch, json.dumps({"schema_version": 1, "checks": [LOSS]}))
+    cloud.put(*build(queries=30))
+    cloud.go_live(archive)
+    if status == "failed":
+        with pytest.raises(ModelRejectedError):
+            cloud.run()
+    else:
+        cloud.run()
+    verdict = Verdict.model_validate_json(cloud.read("verdict.json"))
+    (check,) = verdict.checks
+    assert check.status == status and words in check.reason
+    assert verdict.champion is not None and verdict.champion.model_uri == LIVE_URI
+    assert seen == [{"model": "challenger"} | ({"champion": "live"} if name == "sound" else {})]
+
+
+def test_the_first_deploy_has_nothing_to_be_held_against(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path
+) -> None:
+    suite_reports(monkeypatch, NOTHING_MEASURED)
+    cloud.put(*build(queries=30))
+    verdict = Verdict.model_validate(cloud.run())
+    assert verdict.champion is None and "first deploy" in verdict.checks[0].reason
+
+
+@pytest.mark.parametrize("content", [None, b"", PACKAGE[:-20]], ids=["gone", "empty", "truncated"])
+def test_a_model_that_cannot_be_unpacked_is_not_judged(cloud: Cloud, content: bytes | None) -> None:
+    cloud.put(*build(queries=30))
+    key = str(TRAINED["model_uri"]).split("/", 3)[3]
+    if content is None:
+        cloud.client.delete_object(Bucket=BUCKET, Key=key)
+    else:
+        cloud.put_object(str(TRAINED["model_uri"]), content)
+    with pytest.raises(AirflowFailException, match="does not exist|cannot be unpacked"):
+        cloud.run()
+    assert cloud.files() == []
+
+
+def test_another_run_keeps_its_own_reports(settings: Settings) -> None:
+    uris = {reports_uri(settings, JOB, run) for run in ("run", "scheduled__2026-01-01", "../../run")}
+    assert len(uris) == 3
+    assert all(uri.startswith(f"s3://{BUCKET}/shop/reports/{JOB}/") and ".." not in uri for uri in uris)
+
+
+def test_a_verdict_never_stands_beside_another_report(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path
+) -> None:
+    suite_reports(monkeypatch, NOTHING_MEASURED)
+    cloud.put(*build(queries=30))
+    cloud.run()
+    assert "verdict.json" in cloud.files()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gate_model, "gather_data", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cloud.run()
+    assert "report.json" in cloud.files() and "verdict.json" not in cloud.files()
 
 
 @pytest.mark.parametrize("trained", [None, {}, "pms-1", {**TRAINED, "surprise": 1}], ids=str)
@@ -306,64 +445,6 @@ def test_a_missing_output_is_named(cloud: Cloud) -> None:
         cloud.run()
 
 
-def _tar(*members: tuple[str, bytes, bytes]) -> bytes:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, content, kind in members:
-            info = tarfile.TarInfo(name)
-            info.size, info.type = (len(content), kind) if kind == tarfile.REGTYPE else (0, kind)
-            info.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
-            tar.addfile(info, io.BytesIO(content))
-    return archive.getvalue()
-
-
-DAMAGED = {
-    "empty": b"",
-    "not_gzip": b"PK\x03\x04 rubbish",
-    "gzip_of_rubbish": gzip.compress(b"rubbish" * 500),
-    "truncated": _tar(("evaluation/metrics.json", bytes(range(256)) * 400, tarfile.REGTYPE))[:-300],
-    "bit_flip": (lambda raw: raw[:60] + bytes([raw[60] ^ 0xFF]) + raw[61:])(
-        _tar(("evaluation/metrics.json", bytes(range(256)) * 400, tarfile.REGTYPE))
-    ),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_archive_is_bad_input(cloud: Cloud, name: str) -> None:
-    cloud.put_archive(DAMAGED[name])
-    with pytest.raises(AirflowFailException, match="cannot be unpacked"):
-        cloud.run()
-
-
-def test_only_the_files_of_the_evaluation_leave_the_archive(tmp_path: Path) -> None:
-    regular = tarfile.REGTYPE
-    archive = tmp_path / "output.tar.gz"
-    archive.write_bytes(
-        _tar(
-            ("./evaluation/metrics.json", b"{}", regular),
-            ("evaluation/smoke.json", b"[]", regular),
-            ("../../escaped.json", b"x", regular),
-            ("/evaluation/../absolute.json", b"x", regular),
-            ("evaluation/items.parquet", b"", tarfile.SYMTYPE),
-            ("evaluation/predictions.parquet", b"", tarfile.LNKTYPE),
-        )
-    )
-    folder = tmp_path / "inner" / "evaluation"
-    folder.mkdir(parents=True)
-    unpack_evaluation(archive, folder)
-    assert [path.name for path in folder.iterdir()] == ["metrics.json"]
-    found = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert found == ["metrics.json", "output.tar.gz"]
-
-
-def test_an_archive_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_model, "MAX_UNPACKED_BYTES", 1000)
-    archive = tmp_path / "output.tar.gz"
-    archive.write_bytes(_tar(("evaluation/metrics.json", b"0" * 1001, tarfile.REGTYPE)))
-    with pytest.raises(BadInputError, match="too large"):
-        unpack_evaluation(archive, tmp_path)
-
-
 def _script(tmp_path: Path, body: str) -> Path:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{body}\n")
@@ -371,12 +452,31 @@ def _script(tmp_path: Path, body: str) -> Path:
     return python
 
 
+def subject(folder: Path, champion: Path | None = None) -> Subject:
+    return Subject(folder / "evaluation", folder / "model", 1234, champion)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_suite_is_told_what_to_measure(tmp_path: Path, live: bool) -> None:
+    chosen = subject(tmp_path, tmp_path / "champion" if live else None)
+    words = run_suite(_script(tmp_path, 'echo "$@"'), chosen, tmp_path / "report.json").split()
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert words[0] == "-I" and words[1].endswith("gate/suite.py")
+    assert options == {
+        "--evaluation": str(tmp_path / "evaluation"),
+        "--out": str(tmp_path / "report.json"),
+        "--model": str(tmp_path / "model"),
+        "--package-bytes": "1234",
+        **({"--champion": str(tmp_path / "champion")} if live else {}),
+    }
+
+
 def test_the_suite_does_not_see_the_callers_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SECRET", "hush")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    printed = run_suite(_script(tmp_path, "env; pwd"), tmp_path, tmp_path / "report.json")
+    printed = run_suite(_script(tmp_path, "env; pwd"), subject(tmp_path), tmp_path / "report.json")
     assert "hush" not in printed and "PYTHONPATH" not in printed
     assert str(tmp_path) in printed.splitlines()
 
@@ -384,11 +484,13 @@ def test_the_suite_does_not_see_the_callers_environment(
 def test_a_crashed_suite_shows_its_last_words(tmp_path: Path) -> None:
     python = _script(tmp_path, "echo 'No module named reclist' >&2; exit 1")
     with pytest.raises(AirflowException, match="exit status 1.*\n.*No module named reclist") as caught:
-        run_suite(python, tmp_path, tmp_path / "report.json")
+        run_suite(python, subject(tmp_path), tmp_path / "report.json")
     assert not isinstance(caught.value, AirflowFailException), "a retry may help"
 
 
 def test_a_hanging_suite_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(AirflowException, match="longer than 0.5 s") as caught:
-        run_suite(_script(tmp_path, "exec sleep 60"), tmp_path, tmp_path / "report.json", timeout=0.5)
+        run_suite(
+            _script(tmp_path, "exec sleep 60"), subject(tmp_path), tmp_path / "report.json", timeout=0.5
+        )
     assert isinstance(caught.value.__cause__, subprocess.TimeoutExpired)

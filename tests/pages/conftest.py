@@ -86,11 +86,7 @@ class Cloud:
 
     def describe_endpoint(self, EndpointName: str) -> dict[str, Any]:
         self._call("DescribeEndpoint", self.live is not None)
-        return {
-            "EndpointConfigName": "config",
-            "EndpointStatus": "InService",
-            "LastModifiedTime": datetime(2026, 11, 24, tzinfo=UTC),
-        }
+        return {"EndpointConfigName": "config", "EndpointStatus": "InService"}
 
     def describe_endpoint_config(self, EndpointConfigName: str) -> dict[str, Any]:
         self._call("DescribeEndpointConfig")
@@ -98,7 +94,11 @@ class Cloud:
 
     def describe_model(self, ModelName: str) -> dict[str, Any]:
         self._call("DescribeModel")
-        return {"PrimaryContainer": {"ModelDataUrl": self.live}}
+        return {"ModelArn": "arn:model", "PrimaryContainer": {"ModelDataUrl": self.live}}
+
+    def list_tags(self, ResourceArn: str) -> dict[str, Any]:
+        self._call("ListTags")
+        return {"Tags": []}
 
     def invoke_endpoint(self, EndpointName: str, Body: str, **_: str) -> dict[str, Any]:
         self._call("InvokeEndpoint", self.live is not None, "ValidationError")

@@ -242,7 +242,7 @@ def test_empty_registry_without_an_endpoint_is_a_page_too(
 ) -> None:
     page = reader.get("/models").text
     assert "Nothing is registered yet" in page
-    assert "nothing is live" in page
+    assert "Nothing is live" in page
 
 
 def test_card_of_a_model_is_shown(reader: TestClient, cloud: Cloud) -> None:
