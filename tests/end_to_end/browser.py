@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from include.local.stack import Stack
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WIDE, NARROW = 1200, 400
+WIDE, NARROW, HIGH = 1200, 400, 900
 DAG = "post_modern_stack"
 
 
@@ -46,10 +46,16 @@ class Visitor:
     """
 
     def __init__(
-        self, browser: Browser, stack: Stack, *, width: int = WIDE, scheme: Literal["light", "dark"] = "light"
+        self,
+        browser: Browser,
+        stack: Stack,
+        *,
+        width: int = WIDE,
+        height: int = HIGH,
+        scheme: Literal["light", "dark"] = "light",
     ) -> None:
         self._stack = stack
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         context.set_default_timeout(30_000)
         self.page: Page = context.new_page()
         self.complaints: list[str] = []

@@ -45,7 +45,7 @@ def shoot(images: Path = IMAGES) -> list[Path]:
         wide.inside("Model card").locator("h1").first.wait_for()
         keep(wide, "card")
         for scheme in ("light", "dark"):
-            person = chromium.Visitor(opened, stack, scheme=scheme).log_in()  # type: ignore[arg-type]
+            person = chromium.Visitor(opened, stack, height=1120, scheme=scheme).log_in()  # type: ignore[arg-type]
             person.open("plugin/models")
             person.inside("Models").locator("h1").wait_for()
             keep(person, "models" if scheme == "light" else "models-dark")
