@@ -22,7 +22,7 @@ DBT_SOURCES := $(shell find include/dbt -name target -prune -o -name logs -prune
 	\( -name '*.sql' -o -name '*.yml' \) -print)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo up down test bench bench-model bench-serving lint format lock clean
+.PHONY: help setup demo up down test bench bench-model bench-serving screenshots lint format lock clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -96,6 +96,9 @@ bench-model: setup ## Our model beside its peers, DATA=events (docs/evaluation.m
 	@$(PYTHON) -m bench.next_item split "$(DATA)" "$(OUT)/snapshot" $(SPLIT)
 	@$(PYTHON) -m bench.next_item run "$(OUT)/snapshot" --work "$(OUT)" $(RUN)
 bench-model: OUT ?= build/bench-model
+
+screenshots: setup .venv/.dev ## Pictures of the pages for the README (after `make up` and `make demo`; needs Chromium)
+	@$(PYTHON) -m tests.end_to_end.screenshots
 
 lint: setup .venv/.dev ## ruff, mypy and sqlfluff (both dialects)
 	@$(PYTHON) -m ruff check .

@@ -15,6 +15,7 @@ from cosmos.profiles import DuckDBUserPasswordProfileMapping
 from include.contracts import SettingsError
 from include.dbt_profile import QUERY_TAG, KeyPairProfileMapping
 from include.operators.keep_dbt_artifacts import keep_docs, keep_run_results
+from include.operators.links import DbtDocsLink
 from include.settings import PROJECT_ROOT
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _dbt_core_group(settings: Settings, check: BaseOperator) -> TaskGroup:
             callback=keep_docs,
             **arguments,
         )
+        docs.operator_extra_links = (DbtDocsLink(),)
     # Documentation is for people, so the pipeline neither waits for it nor fails with it. That is what
     # Airflow calls a teardown: no leaf of its group, and without a say in the run's state. The check is
     # its setup, so that there is none where the check failed or skipped the run.

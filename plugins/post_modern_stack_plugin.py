@@ -8,7 +8,8 @@ from airflow.plugins_manager import AirflowPlugin
 
 from include import run_note
 
-URL_PREFIX = "/post-modern-stack"
+# Without a slash in front where a browser reads it: Airflow may be served from a folder of its host.
+FOLDER = "post-modern-stack"
 
 
 async def pages(scope: Any, receive: Any, send: Any) -> None:
@@ -16,23 +17,35 @@ async def pages(scope: Any, receive: Any, send: Any) -> None:
 
     Every Airflow process executes this file, and only the API server needs FastAPI.
     """
-    from include.cards.page import app
+    from include.pages.app import app
 
     await app(scope, receive, send)
 
 
 class PostModernStackPlugin(AirflowPlugin):
-    """Adds the tabs *Model card* and *dbt docs* to every DAG run."""
+    """Adds the page *Models*, and the tabs *Model card* and *dbt docs* to every DAG run."""
 
     name = "post_modern_stack"
     listeners = [run_note]
-    fastapi_apps = [{"app": pages, "url_prefix": URL_PREFIX, "name": "Post-modern stack"}]
+    fastapi_apps = [{"app": pages, "url_prefix": f"/{FOLDER}", "name": "Post-modern stack"}]
     external_views = [
         {
-            "name": title,
-            "href": f"{URL_PREFIX}/{page}?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
-            "destination": "dag_run",
-            "url_route": route,
-        }
-        for title, page, route in (("Model card", "card", "model-card"), ("dbt docs", "dbt-docs", "dbt-docs"))
+            "name": "Models",
+            "href": f"{FOLDER}/models",
+            "destination": "nav",
+            "nav_top_level": True,
+            "url_route": "models",
+        },
+        *(
+            {
+                "name": title,
+                "href": f"{FOLDER}/{page}?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
+                "destination": "dag_run",
+                "url_route": route,
+            }
+            for title, page, route in (
+                ("Model card", "card", "model-card"),
+                ("dbt docs", "dbt-docs", "dbt-docs"),
+            )
+        ),
     ]

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 from include.contracts import BadInputError, Deployment, SmokeCase, TrainedModel, Verdict
 from include.operators.endpoint_watch import EndpointWatch, refuse_unless_live
 from include.operators.guard import aws_faults, read_claim
+from include.operators.links import EndpointLink
 from include.operators.records import leave_record
 from include.sagemaker.endpoint import (
     EndpointState,
@@ -188,6 +189,7 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
 
     template_fields: Sequence[str] = aws_template_fields(*_CLAIMS)
     template_fields_renderers: ClassVar[dict[str, str]] = _RENDERERS
+    operator_extra_links = (EndpointLink(),)
 
     def __init__(self, *, trained_model: Any, verdict: Any, **kwargs: Any) -> None:
         kwargs.setdefault("aws_conn_id", get_settings().aws_conn_id)
@@ -202,6 +204,7 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
             trained = approved_model(self.trained_model, self.verdict)
             request = wanted_config(trained, settings)
             config = str(request["EndpointConfigName"])
+            EndpointLink.leave(context, self.hook.get_conn(), endpoint=settings.endpoint_name)
             replaced = self._move(context, config, settings)
             return Deployment(
                 endpoint_name=settings.endpoint_name,
@@ -295,6 +298,7 @@ class SmokeTestOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("deployed", *_CLAIMS, "aws_conn_id")
     template_fields_renderers: ClassVar[dict[str, str]] = {"deployed": "json", **_RENDERERS}
+    operator_extra_links = (EndpointLink(),)
 
     def __init__(
         self,
@@ -317,6 +321,7 @@ class SmokeTestOperator(BaseOperator):
             trained = approved_model(self.trained_model, self.verdict)
             deployed = read_claim(Deployment, self.deployed)
             hook: SageMakerHook = SageMakerHook(aws_conn_id=self.aws_conn_id)  # type: ignore[no-untyped-call]
+            EndpointLink.leave(context, hook.get_conn(), endpoint=deployed.endpoint_name)
             watch = EndpointWatch(hook, deployed.endpoint_name, get_settings().poll_seconds, self.log)
             state = watch.look(deployed.endpoint_config_name)
             if state.state != "live":

@@ -25,6 +25,7 @@ from include.operators.artefacts import fetch_archive
 from include.operators.card_data import CONTENT_TYPES, draw_card
 from include.operators.champion import fetch_champion, find_champion
 from include.operators.guard import aws_faults, read_claim
+from include.operators.links import CardLink
 from include.operators.records import leave_record
 from include.sagemaker.storage import parse_s3_uri
 from include.settings import Settings, get_settings
@@ -122,6 +123,7 @@ class GateModelOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("trained_model", "override_reason")
     ui_color = "#f3e3b3"
+    operator_extra_links = (CardLink(),)
 
     def __init__(self, *, trained_model: Any, override_reason: str = "", **kwargs: Any) -> None:
         # The card names the loads that the model comes from.

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from include.contracts import Registered, TrainedModel, Verdict
 from include.operators.deploy_model import wanted_model
 from include.operators.guard import aws_faults, read_claim
+from include.operators.links import RegistryLink
 from include.sagemaker.errors import is_missing
 from include.sagemaker.packages import package_request
 from include.sagemaker.registry import ensure_group, register
@@ -36,6 +37,7 @@ class RegisterModelOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("trained_model", "verdict", "require_approval", "aws_conn_id")
     template_fields_renderers: ClassVar[dict[str, str]] = {"trained_model": "json", "verdict": "json"}
+    operator_extra_links = (RegistryLink(),)
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class RegisterModelOperator(BaseOperator):
         with aws_faults(f"Registering {trained.job_name}"):
             hook: SageMakerHook = SageMakerHook(aws_conn_id=self.aws_conn_id)  # type: ignore[no-untyped-call]
             client: Any = hook.get_conn()
+            RegistryLink.leave(context, client)
             request = package_request(
                 group,
                 trained,

@@ -26,6 +26,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from include import dbt_artifacts
 from include.operators.guard import aws_faults
 from include.operators.keep_dbt_artifacts import are_files_kept, docs_page, keep_files
+from include.operators.links import DbtDocsLink
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -47,6 +48,9 @@ class RunDbtCloudJobOperator(DbtCloudRunJobOperator):
         hook_params: Arguments of the provider's hook; by default every request has a limit and a few tries.
         **kwargs: Arguments of the provider's operator.
     """
+
+    # The provider's own is a tuple of one, and typed so.
+    operator_extra_links = (*DbtCloudRunJobOperator.operator_extra_links, DbtDocsLink())  # type: ignore[assignment]
 
     def __init__(
         self, *, execution_timeout: timedelta, hook_params: dict[str, Any] | None = None, **kwargs: Any

@@ -1,7 +1,7 @@
 """The two jobs that make a model, a training and a search of many, with one face for the operator.
 
-One object follows one job. `label` is what messages call it; the two members are where a request holds its
-name and a description its status.
+One object follows one job. `label` is what messages call it, `console` where AWS's console shows it; the two
+members are where a request holds its name and a description its status.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class TrainingJob:
     """One training job; its log goes to the task's."""
 
     label = "Training job"
+    console = "jobs"
     name_member = "TrainingJobName"
     status_member = "TrainingJobStatus"
 
@@ -80,6 +81,7 @@ class TuningJob:
     """A search; each trial's state and score go to the task's log, its lines stay in CloudWatch."""
 
     label = "Tuning job"
+    console = "hyper-tuning-jobs"
     name_member = "HyperParameterTuningJobName"
     status_member = "HyperParameterTuningJobStatus"
 

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from include.contracts import Snapshot, TrainedModel
 from include.operators.guard import aws_faults, read_claim
+from include.operators.links import TrainingJobLink
 from include.operators.records import leave_record
 from include.operators.sagemaker_jobs import Job, TrainingJob, TuningJob
 from include.sagemaker.errors import explain, is_existing, is_missing
@@ -53,6 +54,7 @@ class TrainModelOperator(SageMakerTrainingOperator):
         "snapshot", "hyperparameters", "instance_type", "max_runtime_seconds", "tune_trials", "tune_parallel"
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"snapshot": "json", "hyperparameters": "json"}
+    operator_extra_links = (TrainingJobLink(),)
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class TrainModelOperator(SageMakerTrainingOperator):
         """Starts the job or finds it, follows it to its end, and returns `TrainedModel` for XCom."""
         with aws_faults("Training"):
             settings = get_settings()
-            trained = self._train(settings)
+            trained = self._train(context, settings)
             leave_record(context, self.hook.s3_hook.get_conn(), settings, trained)
             return trained.to_xcom()
 
@@ -92,10 +94,11 @@ class TrainModelOperator(SageMakerTrainingOperator):
             self.log.warning("The task was killed; stopping %s %s.", job.label.lower(), name)
             self._stop(job, name)
 
-    def _train(self, settings: Settings) -> TrainedModel:
+    def _train(self, context: Context, settings: Settings) -> TrainedModel:
         snapshot = read_claim(Snapshot, self.snapshot)
         job, self.config = self._plan(snapshot, settings)
         name = self._start_or_attach(job, snapshot.snapshot_id, settings.poll_seconds)
+        TrainingJobLink.leave(context, self.hook.get_conn(), kind=job.console, job=name)
         description = self._follow(job, name, settings.poll_seconds)
         trained, behind = job.result(description, snapshot.snapshot_id)
         # OpenLineage reads data and artefact from here once the task has ended.

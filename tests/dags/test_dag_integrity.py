@@ -225,7 +225,7 @@ def test_plugin_loads_its_pages_only_when_they_are_asked_for(root: Path) -> None
     program = (
         "import runpy, sys\n"
         "runpy.run_path(sys.argv[1])\n"
-        "assert not {'fastapi', 'include.cards.page'} & set(sys.modules)\n"
+        "assert not {'fastapi', 'include.pages.app'} & set(sys.modules)\n"
     )
     plugin = root / "plugins" / "post_modern_stack_plugin.py"
     done = subprocess.run(

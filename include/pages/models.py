@@ -1,0 +1,200 @@
+"""What the page *Models* shows: every registered model, which is live, and which can be rolled back to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from botocore.exceptions import ClientError
+
+from include.contracts import BadInputError, Champion
+from include.gate.report import ReportError, parse_report
+from include.operators.champion import find_champion
+from include.pages.plot import Chart, Point, chart
+from include.pages.stored import GoneError, is_ours, read_text
+from include.sagemaker.errors import error_code, is_missing
+from include.sagemaker.registry import Package, list_packages
+from include.sagemaker.storage import object_exists
+from include.settings import Settings
+
+REPORTS = "reports"
+# Within the project's reports; no part of it may be `..`.
+CARD_PATH = r"^([A-Za-z0-9_-]+/)+card\.html$"
+MOST_MODELS = 50
+MOST_EXAMPLES, LONGEST_EXAMPLE = 4, 4
+PLOTTED = ("hit_rate@20", "mrr@20")
+
+State = Literal["live", "ready", "rejected", "waiting", "gone", "older"]
+WORDS: dict[State, str] = {
+    "live": "live",
+    "ready": "can be rolled back to",
+    "rejected": "rejected",
+    "waiting": "waits for a person",
+    "gone": "its files are gone",
+    "older": "entered again since",
+}
+DECISIONS = {"Approved": "approved", "Rejected": "rejected", "PendingManualApproval": "not yet decided"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One registered model.
+
+    Attributes:
+        state: `live`; `ready` to be rolled back to (approved, and its files are there); `gone` (approved,
+            its files are not there or not ours to see); `older` (a later entry is of the same files).
+        card: Path of its card in the project's reports; None where it has none.
+    """
+
+    package: Package
+    state: State
+    card: str | None
+
+    @property
+    def words(self) -> str:
+        """The state for people."""
+        return WORDS[self.state]
+
+    @property
+    def decision(self) -> str:
+        """What was decided, for people."""
+        if self.package.override_reason:
+            return "approved against the gate:"
+        return DECISIONS.get(self.package.approval, self.package.approval)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The page's content; rows are newest first.
+
+    Attributes:
+        live: What the endpoint serves, None where there is none.
+        why_not: Why nothing is known to be live.
+        more: There are older models than those shown.
+    """
+
+    group: str
+    endpoint: str
+    live: Champion | None
+    rows: tuple[Row, ...]
+    why_not: str = ""
+    more: bool = False
+
+    @property
+    def legend(self) -> dict[State, str]:
+        """The states that occur."""
+        found = {row.state for row in self.rows}
+        return {state: words for state, words in WORDS.items() if state in found}
+
+    @property
+    def live_row(self) -> Row | None:
+        """The registered model that is live; None where what is live was never registered."""
+        return next((row for row in self.rows if row.state == "live"), None)
+
+
+def gather(sagemaker: Any, s3: Any, settings: Settings) -> Overview:
+    """Reads the registry and the endpoint.
+
+    Args:
+        sagemaker: boto3 SageMaker client.
+        s3: boto3 S3 client.
+        settings: Name group, endpoint and bucket.
+
+    Raises:
+        ClientError: AWS refused.
+    """
+    group = settings.model_package_group
+    rival = find_champion(sagemaker, settings.endpoint_name)
+    live = rival.champion
+    packages = list_packages(sagemaker, group, MOST_MODELS + 1)
+    shown = packages[:MOST_MODELS]
+    found = rows(shown, live.model_uri if live else None, lambda uri: _is_there(s3, uri), settings)
+    more = len(packages) > MOST_MODELS
+    why_not = "" if live else rival.sentence
+    return Overview(group, settings.endpoint_name, live, tuple(found), why_not, more)
+
+
+def rows(
+    packages: Iterable[Package], live_uri: str | None, is_there: Callable[[str], bool], settings: Settings
+) -> list[Row]:
+    """Says what became of each model.
+
+    Args:
+        packages: Newest first.
+        live_uri: The `model.tar.gz` behind the endpoint.
+        is_there: Tells whether a `model.tar.gz` still is.
+        settings: Where the project's cards lie.
+    """
+    seen: set[str] = set()
+    found = []
+    for package in packages:
+        state = _state(package, live_uri, seen, is_there)
+        if package.model_uri:
+            seen.add(package.model_uri)
+        found.append(Row(package, state, _card(package.card_uri, settings)))
+    return found
+
+
+def _state(package: Package, live_uri: str | None, seen: set[str], is_there: Callable[[str], bool]) -> State:
+    if package.model_uri and package.model_uri in seen:
+        return "older"
+    if package.model_uri and package.model_uri == live_uri:
+        return "live"
+    if package.approval == "Rejected":
+        return "rejected"
+    if package.approval != "Approved":
+        return "waiting"
+    return "ready" if package.model_uri and is_there(package.model_uri) else "gone"
+
+
+def _is_there(s3: Any, uri: str) -> bool:
+    try:
+        return object_exists(s3, uri)
+    except BadInputError:
+        return False  # no address on S3: somebody else's entry
+    except ClientError as error:
+        # S3 hides what one may not list behind a refusal: nobody here could deploy it.
+        if error_code(error) in {"403", "AccessDenied", "Forbidden"}:
+            return False
+        raise
+
+
+def _card(uri: str | None, settings: Settings) -> str | None:
+    root = f"s3://{settings.bucket}/{settings.prefix}/{REPORTS}/"
+    path = (uri or "").removeprefix(root)
+    return path if path != uri and re.fullmatch(CARD_PATH, path) else None
+
+
+def charts(found: Sequence[Row]) -> list[Chart]:
+    """Lays out the headline metrics over time; a metric that fewer than two models have is left out."""
+    by_time = sorted(found, key=lambda row: row.package.created)
+    laid_out = []
+    for name in PLOTTED:
+        points = [
+            Point(row.package.version, row.package.created, row.package.metrics[name], row.state, row.words)
+            for row in by_time
+            if name in row.package.metrics
+        ]
+        laid_out.append(chart(name, points))
+    return [drawn for drawn in laid_out if drawn is not None]
+
+
+def example_sessions(s3: Any, row: Row | None, settings: Settings) -> list[tuple[str, ...]]:
+    """Returns a few test sessions of the live model, to try it with; none where its report is gone."""
+    uri = row.package.card_uri if row else None
+    if not uri or not is_ours(uri, REPORTS, settings):
+        return []
+    try:
+        report = parse_report(read_text(s3, f"{uri.rpartition('/')[0]}/report.json"))
+    except (GoneError, ReportError):
+        return []  # examples only spare some typing
+    except ClientError as error:
+        if is_missing(error):
+            return []
+        raise
+    sessions = dict.fromkeys(
+        example.session[-LONGEST_EXAMPLE:] for example in report.examples if example.session
+    )
+    return list(sessions)[:MOST_EXAMPLES]

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from include.pages import models
+from include.sagemaker.registry import Package
+from include.settings import get_settings
+from tests.pages.conftest import Cloud, package
+
+SAME = {"model_uri": "s3://post-modern-stack/shop/models/same/model.tar.gz"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "live", "states"),
+    [
+        ([package(2), package(1)], package(1).model_uri, ["ready", "live"]),
+        ([package(2), package(1)], None, ["ready", "ready"]),
+        ([package(2, approval="Rejected"), package(1)], package(1).model_uri, ["rejected", "live"]),
+        # A person may take a live model's approval back: it stays live until something else is.
+        ([package(1, approval="Rejected")], package(1).model_uri, ["live"]),
+        ([package(2, **SAME), package(1, approval="Rejected", **SAME)], SAME["model_uri"], ["live", "older"]),
+        ([package(2, approval="Rejected", **SAME), package(1, **SAME)], None, ["rejected", "older"]),
+        ([package(1, approval="PendingManualApproval")], None, ["waiting"]),
+        ([package(1, model_uri="s3://post-modern-stack/deleted.tar.gz")], None, ["gone"]),
+        ([package(1, model_uri=None)], None, ["gone"]),
+        ([package(1, model_uri=None)], "s3://b/somebody-elses.tar.gz", ["gone"]),
+    ],
+)
+def test_state_of_each_model(packages: list[Package], live: str | None, states: list[str]) -> None:
+    found = models.rows(packages, live, lambda uri: "deleted" not in uri, get_settings())
+    assert [row.state for row in found] == states
+
+
+def test_artefacts_are_looked_for_only_where_it_matters() -> None:
+    looked: list[str] = []
+
+    def is_there(uri: str) -> bool:
+        looked.append(uri)
+        return True
+
+    packages = [package(4), package(3, approval="Rejected"), package(2), package(1)]
+    models.rows(packages, package(4).model_uri, is_there, get_settings())
+    assert looked == [package(2).model_uri, package(1).model_uri]
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [({}, "gone"), ({"model_uri": "not an address"}, "gone"), ({"model_uri": "s3://b/k"}, "gone")],
+    ids=["deleted", "no address", "elsewhere"],
+)
+def test_entry_whose_files_cannot_be_had_is_no_way_back(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], state: str
+) -> None:
+    cloud = Cloud()
+    monkeypatch.setattr(models, "list_packages", lambda client, group, limit: [package(1, **changes)])
+    overview = models.gather(cloud, cloud, get_settings())
+    assert [row.state for row in overview.rows] == [state]
+
+
+def test_refusal_to_show_a_file_is_no_way_back_but_an_outage_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(models, "list_packages", lambda client, group, limit: [package(1)])
+
+    class Closed(Cloud):
+        code = "403"
+
+        def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:
+            raise ClientError({"Error": {"Code": self.code, "Message": "no"}}, "HeadObject")
+
+    closed = Closed()
+    assert models.gather(closed, closed, get_settings()).rows[0].state == "gone"
+    closed.code = "SlowDown"
+    with pytest.raises(ClientError):
+        models.gather(closed, closed, get_settings())
+
+
+def test_longest_registry_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud = Cloud()
+    packages = [package(n, approval="Rejected") for n in range(60, 0, -1)]
+    monkeypatch.setattr(models, "list_packages", lambda client, group, limit: packages[:limit])
+    overview = models.gather(cloud, cloud, get_settings())
+    assert (len(overview.rows), overview.more, overview.rows[0].package.version) == (50, True, 60)
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("s3://post-modern-stack/shop/reports/pms-1/ab/card.html", "pms-1/ab/card.html"),
+        ("s3://somebody-else/shop/reports/pms-1/ab/card.html", None),
+        ("s3://post-modern-stack/shop/reports-of-others/card.html", None),
+        ("s3://post-modern-stack/shop/reports/pms-1/../../secrets/card.html", None),
+        ("s3://post-modern-stack/shop/reports/<b>/card.html", None),
+        ("javascript:alert(1)", None),
+        (None, None),
+    ],
+)
+def test_only_a_card_of_ours_is_linked_to(uri: str | None, path: str | None) -> None:
+    [row] = models.rows([package(1, card_uri=uri)], None, lambda uri: True, get_settings())
+    assert row.card == path
+
+
+def test_plot_runs_from_the_oldest_model_to_the_newest() -> None:
+    found = models.rows(
+        [package(3), package(2, metrics={}), package(1)], None, lambda _: True, get_settings()
+    )
+    charts = models.charts(found)
+    assert [chart.title for chart in charts] == ["hit_rate@20", "mrr@20"]
+    for chart in charts:
+        assert [dot.point.version for dot in chart.dots] == [1, 3]
+        assert chart.dots[0].x < chart.dots[1].x and chart.dots[0].y > chart.dots[1].y
+
+
+REPORT = "s3://post-modern-stack/shop/reports/pms-1/0123456789ab/report.json"
+
+
+def examples_of(cloud: Cloud, **changes: Any) -> list[tuple[str, ...]]:
+    [row] = models.rows([package(1, **changes)], None, lambda _: True, get_settings())
+    return models.example_sessions(cloud, row, get_settings())
+
+
+def test_examples_are_the_live_models_own_test_sessions() -> None:
+    cloud = Cloud()
+    sessions = [["a", "b"], ["a", "b"], list("abcdefghij"), [], ["c"], ["d"], ["e"]]
+    shown = [{"session": session, "target": "t", "predictions": [], "rank": 0} for session in sessions]
+    cloud.objects[REPORT] = json.dumps({"schema_version": 1, "checks": [], "examples": shown})
+    assert examples_of(cloud) == [("a", "b"), ("g", "h", "i", "j"), ("c",), ("d",)]
+
+
+@pytest.mark.parametrize("report", [None, "", "{", '{"schema_version": 1}', '{"schema_version": 99}'])
+def test_no_examples_where_the_report_cannot_be_read(report: str | None) -> None:
+    cloud = Cloud()
+    if report is not None:
+        cloud.objects[REPORT] = report
+    assert examples_of(cloud) == []
+
+
+def test_no_examples_from_elsewhere_or_of_nothing() -> None:
+    cloud = Cloud()
+    cloud.fault = AssertionError("S3 was asked")
+    assert examples_of(cloud, card_uri="s3://somebody-else/card.html") == []
+    assert examples_of(cloud, card_uri=None) == []
+    assert models.example_sessions(cloud, None, get_settings()) == []
