@@ -106,7 +106,6 @@ def _card(
         endpoint=settings.endpoint_name, instance=settings.endpoint_instance_type, known=False
     )
     loads = _without("the raw loads", lambda: _loads(task, context, manifest)) or []
-    group = getattr(settings, "model_package_group", "") or settings.endpoint_name
     chosen = getattr(context.get("dag_run"), "conf", None) or {}
     around = Surroundings(
         run_id=context.get("run_id"),

@@ -9,14 +9,9 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from include.cards.card import number, percent, shorten
+from include.cards.text import number, percent, shorten
 
 TEMPLATES = Path(__file__).with_name("templates")
-
-
-def legible(text: object, longest: int = 60) -> str:
-    """Returns text for a person: bounded, with a mark for each character that cannot be seen or sent."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shorten(text, longest))
 
 
 def query(skus: Sequence[str]) -> str:
@@ -34,7 +29,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(legible=legible, number=number, percent=percent, query=query)
+    environment.filters.update(short=shorten, number=number, percent=percent, query=query)
     return environment
 
 
