@@ -114,7 +114,7 @@ def _card(
         chosen=frozenset(chosen),
         products=_without("the products", lambda: _products(evaluation, report)) or {},
         data=data,
-        lineage=lineage_of(verdict, trained, manifest, loads, group, instance, live),
+        lineage=lineage_of(verdict, trained, manifest, loads, settings.model_package_group, instance, live),
         cost=_without("its cost", lambda: _cost(trained, instance, live)),
         rollback=rollback_of(verdict, live),
     )
