@@ -456,7 +456,7 @@ def test_a_verdict_never_stands_beside_another_report(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gate_model, "gather_data", killed)
+    monkeypatch.setattr(gate_model, "draw_card", killed)
     with pytest.raises(KeyboardInterrupt):
         cloud.run()
     assert "report.json" in cloud.files() and "verdict.json" not in cloud.files()
