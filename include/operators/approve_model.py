@@ -10,12 +10,20 @@ from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.standard.exceptions import HITLRejectException, HITLTriggerEventError
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.contracts import Approval, Registered, Verdict
 from include.operators.guard import aws_faults, read_claim
 from include.sagemaker.registry import clean_text, describe_package, record_approval
 from include.settings import get_settings
+
+# Nothing of one verdict stands here: Airflow keeps the first text of a question that is asked again.
+SUBJECT = "May this model be deployed?"
+BODY = (
+    "The gate approved the model of this run. What was measured, what it is held against and what the gate "
+    "warned of is in the run's tab *Model card*; the page *Models* shows it beside the models before it. "
+    "No answer in time means no."
+)
 
 
 class ApprovalRefusedError(AirflowFailException):
@@ -31,7 +39,7 @@ class ApproveModelOperator(ApprovalOperator):
 
     Args:
         registered: The `Registered` claim check.
-        verdict: The `Verdict` claim check, for the question.
+        verdict: The `Verdict` claim check; nobody is asked about what the gate did not approve.
         require_approval: Whether a person is asked.
         approval_hours: How long the question waits.
         aws_conn_id: Airflow connection of AWS; that of the settings by default.
@@ -58,9 +66,7 @@ class ApproveModelOperator(ApprovalOperator):
         aws_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            subject="May this model be deployed?", defaults=self.REJECT, fail_on_reject=True, **kwargs
-        )
+        super().__init__(subject=SUBJECT, body=BODY, defaults=self.REJECT, fail_on_reject=True, **kwargs)
         self.registered = registered
         self.verdict = verdict
         self.require_approval = require_approval
@@ -70,6 +76,11 @@ class ApproveModelOperator(ApprovalOperator):
     def execute(self, context: Context) -> dict[str, object]:
         """Passes an approved model at once, or asks and waits; returns `Registered` for XCom."""
         registered = read_claim(Registered, self.registered)
+        if read_claim(Verdict, self.verdict).approved is not True:
+            raise AirflowFailException(
+                f"The gate did not approve {registered.job_name}, whatever a person says. To "
+                "deploy it all the same, trigger a run with the Param *Override the gate, because*."
+            )
         with aws_faults(f"Approval of {registered.job_name}"):
             package = describe_package(self._client(), registered.package_arn)
         if package.approval == "Approved":
@@ -81,9 +92,6 @@ class ApproveModelOperator(ApprovalOperator):
                 f"({package.approval_description or 'without a reason'}). Approve it there, then clear this "
                 "task, or leave the endpoint as it is."
             )
-        verdict = read_claim(Verdict, self.verdict)
-        self.subject = f"May {registered.job_name} be deployed?"
-        self.body = question(registered, verdict)
         self.response_timeout = timedelta(hours=float(self.approval_hours))
         return super().execute(context)  # raises, in order to wait
 
@@ -99,7 +107,11 @@ class ApproveModelOperator(ApprovalOperator):
             super().execute_complete(context, event)
         except (HITLRejectException, HITLTriggerEventError) as refusal:
             said = self._refusal(event)
-            self._record(registered, "Rejected", f"{said} ({run})")
+            try:
+                self._record(registered, "Rejected", f"{said} ({run})")
+            except AirflowException as fault:
+                # A retry would ask again, and a no would become a new question.
+                self.log.error("%s It stays Pending in the registry, because: %s", said, fault)
             raise ApprovalRefusedError(
                 f"{said} {registered.job_name} is not deployed; the live endpoint is untouched."
             ) from refusal
@@ -128,36 +140,6 @@ def responder(event: Mapping[str, Any]) -> str:
     user = event.get("responded_by_user") or {}
     name, id_ = str(user.get("name") or ""), str(user.get("id") or "")
     return clean_text(f"{name} ({id_})" if name and id_ and name != id_ else name or id_ or "somebody", 200)
-
-
-def question(registered: Registered, verdict: Verdict) -> str:
-    """Returns what a person is shown, as Markdown: metrics beside the live model's, override, warnings."""
-    champion = verdict.baselines.get("champion", {})
-    lines = [
-        f"Version {registered.version} of `{registered.group_name}`, trained on `{registered.snapshot_id}`.",
-        "",
-        "| metric | this model | live model |",
-        "|---|---|---|",
-        *(
-            f"| {_code(name)} | {value:.4f} | {f'{champion[name]:.4f}' if name in champion else ''} |"
-            for name, value in verdict.metrics.items()
-        ),
-        "",
-    ]
-    if verdict.override_reason:
-        lines += [
-            f"**The gate rejected it**; it was overridden, because: {_code(verdict.override_reason)}",
-            "",
-        ]
-    if warned := [check.name for check in verdict.checks if check.status == "warned"]:
-        lines += ["Warnings: " + ", ".join(_code(name) for name in warned[:20]), ""]
-    lines.append("The run's tab *Model card* shows all that was measured. No answer in time means no.")
-    return "\n".join(lines)
-
-
-def _code(text: str) -> str:
-    """Returns foreign text as a code span, in which Markdown has no meaning."""
-    return f"`{clean_text(text, 500).replace('`', chr(39)).replace('|', '¦')}`"
 
 
 def _answered(registered: Registered, approval: Approval) -> dict[str, object]:

@@ -15,24 +15,32 @@ from include.sagemaker.registry import HYPERPARAMETER, METRIC, OVERRIDDEN, OVERR
 # SageMaker's own limits.
 MOST_FACTS, MOST_KEY, MOST_VALUE = 50, 128, 256
 _FACT_MARKS = frozenset("_.:/=+-@")
+# Rules of `rules.yaml` on the clock: whether they warn depends on how busy the gate's worker was.
+TIMED = "answers_in_time"
 _SUBMIT_DIRECTORY = "sagemaker_submit_directory"
 
 
-def entry_of(group: str, trained: TrainedModel, verdict: Verdict) -> str:
+def entry_of(group: str, trained: TrainedModel, verdict: Verdict, model_name: str) -> str:
     """Returns the identity of a verdict in a group.
 
-    What the gate measures anew each time, such as milliseconds, is no part of it: a gate that is cleared and
-    comes to the same end is the same entry.
+    Everything that a person's answer rests on is part of it: another measure, another live model or another
+    warning is another entry, which is asked about anew. What the gate times anew on every run is none of it,
+    so that a gate that is cleared and comes to the same end is the same entry.
     """
+    warned = {check.name for check in verdict.checks if check.status == "warned"}
     return content_name(
         kind="model-package",
         group=group,
         model_uri=trained.model_uri,
+        model_name=model_name,
         report_uri=verdict.report_uri,
         rules_version=verdict.rules_version,
         approved=verdict.approved,
         override_reason=verdict.override_reason,
         failures=sorted(check.name for check in verdict.failures),
+        warned=sorted(name for name in warned if not name.startswith(TIMED)),
+        metrics=_metrics(verdict),
+        champion=verdict.champion and verdict.champion.model_uri,
     )
 
 
@@ -59,7 +67,7 @@ def package_request(
         job: Description of the training job; empty where it is gone.
         git_revision: Revision of the project, where it is known.
     """
-    entry = entry_of(group, trained, verdict)
+    entry = entry_of(group, trained, verdict, model_name)
     given = _given(job.get("HyperParameters", {}))
     champion = verdict.champion
     facts: dict[str, object] = {
@@ -75,7 +83,7 @@ def package_request(
         "instance_type": job.get("ResourceConfig", {}).get("InstanceType"),
         "tuning_job": trained.tuning and trained.tuning.job_name,
         "champion": champion and (champion.job_name or champion.model_name),
-        **{f"{METRIC}{name}": f"{value:.6g}" for name, value in verdict.metrics.items()},
+        **{f"{METRIC}{name}": text for name, text in _metrics(verdict).items()},
         **{f"{HYPERPARAMETER}{name}": value for name, value in given.items()},
     }
     return {
@@ -104,6 +112,10 @@ def first_approval(verdict: Verdict, require_approval: bool) -> Approval:
     if not verdict.approved:
         return "Rejected"
     return "PendingManualApproval" if require_approval else "Approved"
+
+
+def _metrics(verdict: Verdict) -> dict[str, str]:
+    return {name: f"{value:.6g}" for name, value in verdict.metrics.items()}
 
 
 def _decision(verdict: Verdict) -> str:

@@ -73,7 +73,7 @@ def test_silence_does_not_deploy_and_a_yes_does(root: Path, tmp_path: Path, stac
     snapshot = api.result(demo.PIPELINE_DAG, run_id, "export.export_snapshot")["snapshot_id"]
     run_id = start(api, {"tenant": landed["tenant"], "reuse_snapshot": snapshot})
     task = f"/dags/{demo.PIPELINE_DAG}/dagRuns/{run_id}/taskInstances/{APPROVE}/-1/hitlDetails"
-    assert "| `hit_rate@20` |" in api._call("GET", task)["body"]
+    assert "Model card" in api._call("GET", task)["body"]
     api._call("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
     state, tasks = end(api, run_id)
     assert (state, tasks[APPROVE], tasks["deploy.smoke_test"]) == ("success", "success", "success")

@@ -9,8 +9,8 @@ import pytest
 from airflow.providers.standard.operators import hitl
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskAwaitingInput
 
-from include.contracts import Registered, TrainedModel, Verdict
-from include.operators.approve_model import ApprovalRefusedError, ApproveModelOperator, question, responder
+from include.contracts import TrainedModel, Verdict
+from include.operators.approve_model import ApprovalRefusedError, ApproveModelOperator, responder
 from include.operators.register_model import RegisterModelOperator
 from include.sagemaker.registry import Package, list_packages
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal
@@ -95,9 +95,34 @@ def test_a_person_is_asked_and_no_answer_is_a_no(
     [put] = asked
     assert put["defaults"] == ["Reject"]
     assert put["options"] == ["Approve", "Reject"]
-    assert pending["job_name"] in put["subject"]
-    assert "| `hit_rate@20` | 0.5000 |" in put["body"]
     assert package().approval == "PendingManualApproval"
+
+
+def test_a_question_that_is_asked_again_says_nothing_that_may_have_changed(
+    pending: dict[str, Any], trained: TrainedModel, approval: Verdict, asked: list[dict[str, Any]]
+) -> None:
+    # Airflow shows the first question's text where a task asks again.
+    other = approval.model_copy(update={"metrics": {"hit_rate@20": 0.1}, "job_name": "pms-another"})
+    again = register(trained.model_copy(update={"job_name": "pms-another"}), other, require_approval=True)
+    for registered, verdict in ((pending, approval), (again, other)):
+        with pytest.raises(TaskAwaitingInput):
+            execute(task(registered, verdict.to_xcom()))
+    first, second = ({key: put[key] for key in ("subject", "body", "defaults", "options")} for put in asked)
+    assert first == second
+    assert "Model card" in first["body"] and "Models" in first["body"]
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("recorded", ["PendingManualApproval", "Approved"])
+def test_nobody_is_asked_about_what_the_gate_rejected(
+    pending: dict[str, Any], approval: Verdict, asked: list[dict[str, Any]], required: bool, recorded: str
+) -> None:
+    # Somebody marked gate_model as success by hand.
+    client().update_model_package(ModelPackageArn=pending["package_arn"], ModelApprovalStatus=recorded)
+    rejected = approval.model_copy(update={"approved": False})
+    with pytest.raises(AirflowFailException, match="gate did not approve"):
+        execute(task(pending, rejected.to_xcom(), required))
+    assert asked == []
 
 
 def test_a_yes_is_recorded_with_who_said_it_and_is_not_asked_for_twice(
@@ -175,6 +200,15 @@ def test_an_answer_that_cannot_be_recorded_lets_nothing_pass(
     assert package().approval == "PendingManualApproval"
 
 
+@pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException"])
+def test_a_no_stays_a_no_where_it_cannot_be_recorded(
+    sagemaker: FakeSageMaker, pending: dict[str, Any], approval: Verdict, code: str
+) -> None:
+    sagemaker.faults["UpdateModelPackage"] = refusal("UpdateModelPackage", code, "no")
+    with pytest.raises(ApprovalRefusedError, match="Refused by Ada Lovelace"):
+        task(pending, approval.to_xcom()).execute_complete({"run_id": "run-1"}, event("Reject", ADA))
+
+
 @pytest.mark.parametrize(
     ("user", "name"),
     [
@@ -187,24 +221,3 @@ def test_an_answer_that_cannot_be_recorded_lets_nothing_pass(
 )
 def test_who_answered_is_one_short_line(user: dict[str, str] | None, name: str) -> None:
     assert responder({"responded_by_user": user}) == name
-
-
-def test_foreign_text_has_no_meaning_in_the_question(pending: dict[str, Any], approval: Verdict) -> None:
-    hostile = "![x](http://evil) `` <script> | a |\n# heading " + "z" * 600
-    warned = approval.checks[0].model_copy(update={"name": f"slice[{hostile}]", "status": "warned"})
-    verdict = approval.model_copy(
-        update={
-            "override_reason": hostile,
-            "checks": (warned,) * 50,
-            "baselines": {"champion": {"hit_rate@20": 0.4}},
-        }
-    )
-    text = question(Registered.model_validate(pending), verdict)
-    assert "| `hit_rate@20` | 0.5000 | 0.4000 |" in text
-    assert "rejected it" in text
-    assert len(text) < 15_000
-    for line in text.splitlines():
-        assert not line.startswith("#")
-        # Outside of code spans, which is every other part between backticks, nothing of it is left.
-        outside = "".join(line.split("`")[::2])
-        assert not any(mark in outside for mark in ("<", "](", "evil"))

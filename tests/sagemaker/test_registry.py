@@ -10,10 +10,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from include.contracts import Champion, Check, TrainedModel, Verdict
+from include.gate.rules import load_rules
 from include.local.emulator.errors import AwsError
 from include.local.emulator.registry import Registry
 from include.local.emulator.shapes import check_request, service_model, violations
-from include.sagemaker.packages import MOST_FACTS, entry_of, package_request
+from include.sagemaker.packages import MOST_FACTS, TIMED, entry_of, package_request
 from include.sagemaker.registry import (
     OVERRIDDEN,
     Package,
@@ -146,7 +147,7 @@ def test_what_is_registered_is_read_again(client: Client) -> None:
         model_name="pms-model",
         metrics={"hit_rate@20": 0.123457, "mrr@20": 0.05},
         card_uri=verdict().card_uri,
-        entry=entry_of(GROUP, TRAINED, verdict(champion=champion)),
+        entry=entry_of(GROUP, TRAINED, verdict(champion=champion), "pms-model"),
     )
     described = client.describe_model_package(ModelPackageName=package.arn)
     told = described["CustomerMetadataProperties"]
@@ -208,8 +209,41 @@ def test_a_verdict_is_registered_once_and_another_one_anew(client: Client) -> No
     assert register(client, request_of(overridden))[0].version == 2
     other_run = verdict(False, report_uri=f"s3://bucket/shop/reports/{JOB}/ba9876543210/report.json")
     assert register(client, request_of(other_run))[0].version == 3
+    # A busy worker made the gate's clock warn.
+    slow = verdict(False, checks=(check("lead", "failed"), check("answers_in_time_nearly_always", "warned")))
+    assert register(client, request_of(slow))[0].arn == first.arn
     # Two tries at a time: neither finds the other's, and the token makes them one.
     assert client.create_model_package(**request_of(verdict(False)))["ModelPackageArn"] == first.arn
+
+
+LIVE = Champion(model_name="pms-live", model_uri="s3://bucket/live.tar.gz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "model_name"),
+    [
+        ({"champion": LIVE.model_copy(update={"model_uri": "s3://bucket/other.tar.gz"})}, "pms-model"),
+        ({"champion": None}, "pms-model"),
+        ({"metrics": {"hit_rate@20": 0.12, "mrr@20": 0.05}}, "pms-model"),
+        ({"checks": (check("lead", "passed"), check("leak", "warned"))}, "pms-model"),
+        ({}, "pms-on-another-image"),
+    ],
+    ids=["another live model", "nothing live", "other metrics", "a warning", "another serving image"],
+)
+def test_an_approval_holds_for_what_was_judged_alone(
+    client: Client, changes: dict[str, Any], model_name: str
+) -> None:
+    first, _ = register(client, request_of(verdict(champion=LIVE), require_approval=True))
+    record_approval(client, first.arn, "Approved", "Approved by Ada")
+    judged_anew = request_of(verdict(**{"champion": LIVE, **changes}), True, model_name=model_name)
+    package, made = register(client, judged_anew)
+    assert made
+    assert (package.version, package.approval) == (2, "PendingManualApproval")
+
+
+def test_the_rules_on_the_clock_are_known_by_name() -> None:
+    timed = [rule.name for rule in load_rules().rules if rule.check == "single_answer_ms"]
+    assert timed and all(name.startswith(TIMED) for name in timed)
 
 
 def test_packages_are_listed_newest_first_over_pages_and_found_by_artefact(client: Client) -> None:
