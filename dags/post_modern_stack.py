@@ -131,7 +131,9 @@ def post_modern_stack() -> None:
         model = CreateModelOperator(task_id="create_model", **claims)
         config = CreateEndpointConfigOperator(task_id="create_endpoint_config", **claims)
         endpoint = DeployEndpointOperator(task_id="deploy_endpoint", **claims)
-        smoke = SmokeTestOperator(task_id="smoke_test", deployed=endpoint.output, **claims)
+        smoke = SmokeTestOperator(
+            task_id="smoke_test", deployed=endpoint.output, registered=registered.output, **claims
+        )
         chain(wanted, model, config, endpoint, smoke)
 
     chain(check, transform, export, train, gate, deploy)

@@ -111,7 +111,7 @@ def run_params(settings: Settings) -> dict[str, Param]:
             description="Off: stop after the gate's verdict and leave the endpoint alone.",
         ),
         "require_approval": Param(
-            False,
+            settings.require_approval,
             type="boolean",
             title="Ask a person",
             description="What the gate approves waits, under Required Actions, for somebody to say yes.",

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
         pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$",
         description="Model package group of the registry, where it has not the endpoint's name.",
     )
+    require_approval: bool = Field(False, description="Ask a person before a deploy, unless a run says no.")
     git_revision: str | None = Field(
         None,
         max_length=100,

@@ -17,9 +17,9 @@ from airflow.providers.amazon.aws.operators.sagemaker import (
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from include.contracts import BadInputError, Deployment, SmokeCase, TrainedModel, Verdict
+from include.contracts import BadInputError, Deployment, Registered, SmokeCase, TrainedModel, Verdict
 from include.operators.endpoint_watch import EndpointWatch, refuse_unless_live
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import EndpointLink
@@ -33,6 +33,7 @@ from include.sagemaker.endpoint import (
     update_endpoint_request,
 )
 from include.sagemaker.errors import error_code, error_message, is_existing, is_missing
+from include.sagemaker.registry import record_approval
 from include.sagemaker.smoke import compare_answers, parse_answer, read_smoke_cases, request_body
 from include.sagemaker.storage import parse_s3_uri
 from include.settings import Settings, get_settings
@@ -290,20 +291,26 @@ class SmokeTestOperator(BaseOperator):
 
     Args:
         deployed: The `Deployment` claim check of the endpoint's move.
+        registered: The `Registered` claim check; set to Rejected where the answers differ.
         trained_model: The `TrainedModel` claim check.
         verdict: The `Verdict` claim check.
         aws_conn_id: Airflow connection of AWS; that of the settings by default.
         **kwargs: Arguments of the base operator.
     """
 
-    template_fields: Sequence[str] = ("deployed", *_CLAIMS, "aws_conn_id")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"deployed": "json", **_RENDERERS}
+    template_fields: Sequence[str] = ("deployed", "registered", *_CLAIMS, "aws_conn_id")
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "deployed": "json",
+        "registered": "json",
+        **_RENDERERS,
+    }
     operator_extra_links = (EndpointLink(),)
 
     def __init__(
         self,
         *,
         deployed: Any,
+        registered: Any,
         trained_model: Any,
         verdict: Any,
         aws_conn_id: str | None = None,
@@ -311,6 +318,7 @@ class SmokeTestOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.deployed = deployed
+        self.registered = registered
         self.trained_model = trained_model
         self.verdict = verdict
         self.aws_conn_id = aws_conn_id or get_settings().aws_conn_id
@@ -320,6 +328,7 @@ class SmokeTestOperator(BaseOperator):
         with aws_faults("The smoke test"):
             trained = approved_model(self.trained_model, self.verdict)
             deployed = read_claim(Deployment, self.deployed)
+            registered = read_claim(Registered, self.registered)
             hook: SageMakerHook = SageMakerHook(aws_conn_id=self.aws_conn_id)  # type: ignore[no-untyped-call]
             EndpointLink.leave(context, hook.get_conn(), endpoint=deployed.endpoint_name)
             watch = EndpointWatch(hook, deployed.endpoint_name, get_settings().poll_seconds, self.log)
@@ -335,6 +344,7 @@ class SmokeTestOperator(BaseOperator):
                 # An endpoint that cannot be held against anything must not stay live either.
                 cases, wrong = (), [str(error)]
             if wrong:
+                self._refuse(hook, registered, wrong)
                 self._undo(hook, watch, deployed, wrong)
             self.log.info("%s of %s cases are as the gate saw them.", len(cases), len(cases))
             live = deployed.model_copy(update={"smoke_cases": len(cases)})
@@ -370,6 +380,15 @@ class SmokeTestOperator(BaseOperator):
             len(milliseconds),
         )
         return wrong
+
+    def _refuse(self, hook: SageMakerHook, registered: Registered, wrong: Sequence[str]) -> None:
+        """Has the registry say so, or a later roll-back would bring the model up again."""
+        said = "It did not answer on the endpoint as the gate saw: " + "; ".join(wrong[:10])
+        try:
+            record_approval(hook.get_conn(), registered.package_arn, "Rejected", said)
+        # Putting the endpoint right comes first, and must not fail for a record.
+        except (ClientError, BotoCoreError):
+            self.log.exception("Version %s could not be set to Rejected: do it by hand.", registered.version)
 
     def _undo(
         self, hook: SageMakerHook, watch: EndpointWatch, deployed: Deployment, wrong: Sequence[str]

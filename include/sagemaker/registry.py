@@ -135,14 +135,6 @@ def list_packages(client: Any, group: str, limit: int = MOST_PACKAGES) -> list[P
     return list(islice(_packages(client, group), limit))
 
 
-def find_package(client: Any, group: str, model_uri: str) -> Package | None:
-    """Returns the newest package of a `model.tar.gz`, None where it is not among the newest.
-
-    Arguments as those of `list_packages`.
-    """
-    return next((package for package in list_packages(client, group) if package.model_uri == model_uri), None)
-
-
 def read_package(description: Mapping[str, Any]) -> Package:
     """Reads a DescribeModelPackage answer."""
     told: Mapping[str, str] = description.get("CustomerMetadataProperties", {})
@@ -181,12 +173,22 @@ def _packages(
     try:
         for page in pages:
             for entry in page["ModelPackageSummaryList"]:
-                if wanted(entry):
-                    yield describe_package(client, entry["ModelPackageArn"])
+                if wanted(entry) and (found := _described(client, entry["ModelPackageArn"])):
+                    yield found
     except ClientError as error:
         # A group that nothing was ever registered in does not exist yet.
         if not is_missing(error):
             raise
+
+
+def _described(client: Any, arn: str) -> Package | None:
+    """Returns a package of a list; None where it was deleted since."""
+    try:
+        return describe_package(client, arn)
+    except ClientError as error:
+        if is_missing(error):
+            return None
+        raise
 
 
 def _metrics(told: Mapping[str, str]) -> dict[str, float]:

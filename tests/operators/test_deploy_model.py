@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from include.contracts import Deployment, TrainedModel, Verdict
+from include.contracts import Deployment, Registered, TrainedModel, Verdict
 from include.operators.deploy_model import (
     CreateEndpointConfigOperator,
     CreateModelOperator,
@@ -24,6 +24,15 @@ pytestmark = pytest.mark.usefixtures("naps", "sagemaker")
 
 ENDPOINT = "shop-recommender"
 SMOKE = [{"session": ["a", "b"], "skus": [f"s{n}" for n in range(20)]}, {"session": ["c"], "skus": ["d"]}]
+
+REGISTERED = Registered(
+    package_arn="arn:aws:sagemaker:us-east-1:123456789012:model-package/shop-recommender/3",
+    group_name="shop-recommender",
+    version=3,
+    approval="Approved",
+    job_name="pms-1",
+    snapshot_id="snap-1",
+)
 
 
 @pytest.fixture
@@ -279,7 +288,9 @@ def smoke(
             smoke_cases=0,
             replaced=replaced,
         )
-        result = execute(SmokeTestOperator, claims, deployed=deployed.to_xcom())
+        result = execute(
+            SmokeTestOperator, claims, deployed=deployed.to_xcom(), registered=REGISTERED.to_xcom()
+        )
         return Deployment.model_validate(result)
 
     return run
@@ -308,6 +319,25 @@ def test_wrong_answers_put_the_previous_config_back(
         smoke(lambda session, k: ["nonsense"] * k)
     assert "case 1 (a session of 2): a product is recommended twice" in str(failure.value)
     assert [r["EndpointConfigName"] for r in sagemaker.made("UpdateEndpoint")] == ["cfg-old"]
+
+
+def test_a_model_whose_answers_are_wrong_is_rejected_in_the_registry(
+    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sagemaker.registry, "update", lambda region, request: {})
+    with pytest.raises(AirflowFailException, match="is live again"):
+        smoke(lambda session, k: ["nonsense"] * k)
+    [said] = sagemaker.made("UpdateModelPackage")
+    assert (said["ModelPackageArn"], said["ModelApprovalStatus"]) == (REGISTERED.package_arn, "Rejected")
+    assert "case 1 (a session of 2)" in said["ApprovalDescription"]
+
+
+def test_a_registry_that_cannot_be_told_does_not_keep_the_endpoint_wrong(
+    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment]
+) -> None:
+    sagemaker.faults["UpdateModelPackage"] = refusal("UpdateModelPackage", "ThrottlingException", "slow", 400)
+    with pytest.raises(AirflowFailException, match="previous configuration cfg-old is live again"):
+        smoke(lambda session, k: ["nonsense"] * k)
 
 
 def test_wrong_answers_of_the_first_endpoint_say_that_it_is_still_live(

@@ -20,7 +20,6 @@ from include.sagemaker.registry import (
     Package,
     clean_text,
     ensure_group,
-    find_package,
     list_packages,
     read_package,
     record_approval,
@@ -246,15 +245,29 @@ def test_the_rules_on_the_clock_are_known_by_name() -> None:
     assert timed and all(name.startswith(TIMED) for name in timed)
 
 
-def test_packages_are_listed_newest_first_over_pages_and_found_by_artefact(client: Client) -> None:
+def test_packages_are_listed_newest_first_over_pages(client: Client) -> None:
     versions = [
         register(client, request_of(verdict(rules_version=version)))[0].version for version in range(1, 6)
     ]
     assert [package.version for package in list_packages(client, GROUP)] == versions[::-1]
     assert [package.version for package in list_packages(client, GROUP, limit=2)] == [5, 4]
-    found = find_package(client, GROUP, TRAINED.model_uri)
-    assert found is not None and found.version == 5
-    assert find_package(client, GROUP, "s3://bucket/elsewhere.tar.gz") is None
+
+
+def test_a_package_that_is_deleted_while_it_is_read_hides_no_other(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in range(1, 4):
+        register(client, request_of(verdict(rules_version=version)))
+    describe = client.describe_model_package
+
+    def gone(ModelPackageName: str) -> object:
+        if ModelPackageName.endswith("/2"):
+            refused = {"Error": {"Code": "ValidationException", "Message": "ModelPackage does not exist"}}
+            raise ClientError(refused, "DescribeModelPackage")
+        return describe(ModelPackageName=ModelPackageName)
+
+    monkeypatch.setattr(client, "describe_model_package", gone)
+    assert [package.version for package in list_packages(client, GROUP)] == [3, 1]
 
 
 def test_a_search_for_an_earlier_entry_describes_the_jobs_own_packages_only(client: Client) -> None:
@@ -268,7 +281,6 @@ def test_a_search_for_an_earlier_entry_describes_the_jobs_own_packages_only(clie
 
 def test_a_group_that_is_not_there_holds_nothing() -> None:
     assert list_packages(Client(), "nobody") == []
-    assert find_package(Client(), "nobody", TRAINED.model_uri) is None
 
 
 def test_a_group_is_made_once_also_where_two_make_it_at_a_time(client: Client) -> None:
