@@ -125,8 +125,7 @@ def model_card(path: Annotated[str, Path(pattern=models.CARD_PATH)]) -> HTMLResp
     Args:
         path: Where it lies in the project's reports.
     """
-    settings = get_settings()
-    uri = f"s3://{settings.bucket}/{settings.prefix}/{models.REPORTS}/{path}"
+    uri = f"{get_settings().home}/{models.REPORTS}/{path}"
     return _page(stored.read_page(uri, models.REPORTS))
 
 

@@ -162,7 +162,7 @@ def _is_there(s3: Any, uri: str) -> bool:
 
 
 def _card(uri: str | None, settings: Settings) -> str | None:
-    root = f"s3://{settings.bucket}/{settings.prefix}/{REPORTS}/"
+    root = f"{settings.home}/{REPORTS}/"
     path = (uri or "").removeprefix(root)
     return path if path != uri and re.fullmatch(CARD_PATH, path) else None
 

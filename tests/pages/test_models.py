@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from include.dbt_artifacts import FOLDER, attempt_prefix
+from include.operators.gate_model import reports_uri
 from include.pages import models
+from include.pages.stored import is_ours
 from include.sagemaker.registry import Package
-from include.settings import get_settings
+from include.settings import Settings, get_settings
 from tests.pages.conftest import Cloud, package
 
 SAME = {"model_uri": "s3://post-modern-stack/shop/models/same/model.tar.gz"}
@@ -145,3 +148,16 @@ def test_no_examples_from_elsewhere_or_of_nothing() -> None:
     assert examples_of(cloud, card_uri="s3://somebody-else/card.html") == []
     assert examples_of(cloud, card_uri=None) == []
     assert models.example_sessions(cloud, None, get_settings()) == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "folder"), [("", "s3://post-modern-stack/"), ("/a/b/", "s3://post-modern-stack/a/b/")]
+)
+def test_pages_find_what_the_pipeline_writes_under_any_prefix(prefix: str, folder: str) -> None:
+    settings = Settings(_env_file=None, prefix=prefix)  # type: ignore[call-arg]
+    card = f"{reports_uri(settings, 'pms-1', 'run')}/card.html"
+    assert card.startswith(f"{folder}reports/")
+    [row] = models.rows([package(1, card_uri=card)], None, lambda uri: True, settings)
+    assert row.card == card.removeprefix(f"{folder}reports/")
+    docs = f"s3://{settings.bucket}/{attempt_prefix(settings.prefix, 'run', 'transform.docs', 1)}/docs.html"
+    assert is_ours(docs, FOLDER, settings) and is_ours(card, models.REPORTS, settings)
