@@ -60,7 +60,8 @@ class Row:
     @property
     def decision(self) -> str:
         """What was decided, for people."""
-        if self.package.override_reason:
+        # A person may have had the last word after the override, and said no, or nothing yet.
+        if self.package.override_reason and self.package.approval == "Approved":
             return "approved against the gate:"
         return DECISIONS.get(self.package.approval, self.package.approval)
 

@@ -38,6 +38,20 @@ def test_state_of_each_model(packages: list[Package], live: str | None, states: 
     assert [row.state for row in found] == states
 
 
+@pytest.mark.parametrize(
+    ("approval", "said"),
+    [
+        ("Approved", "approved against the gate:"),
+        ("Rejected", "rejected"),
+        ("PendingManualApproval", "not yet decided"),
+    ],
+)
+def test_an_override_is_no_approval(approval: str, said: str) -> None:
+    overridden = package(1, approval=approval, override_reason="Black Friday")
+    [row] = models.rows([overridden], None, lambda uri: True, get_settings())
+    assert row.decision == said
+
+
 def test_artefacts_are_looked_for_only_where_it_matters() -> None:
     looked: list[str] = []
 
