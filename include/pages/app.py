@@ -102,11 +102,15 @@ def dbt_docs(run_id: RunId, dag_id: str = DAG_ID) -> HTMLResponse:
 
 
 @app.get("/models")
-def all_models() -> HTMLResponse:
-    """Shows every registered model, what became of it, and the panel to try the one that is live."""
+def all_models(before: Annotated[int | None, Query(ge=1)] = None) -> HTMLResponse:
+    """Shows the registered models, what became of each, and the panel to try the one that is live.
+
+    Args:
+        before: Only versions older than this one.
+    """
     settings = get_settings()
     s3 = stored.client("s3")
-    overview = models.gather(stored.client("sagemaker"), s3, settings)
+    overview = models.gather(stored.client("sagemaker"), s3, settings, before)
     return _page(
         render(
             "models.html.j2",

@@ -65,7 +65,13 @@ def routes() -> list[tuple[str, str]]:
 def registry(monkeypatch: pytest.MonkeyPatch) -> list[Package]:
     """The registered models, newest first."""
     found: list[Package] = []
-    monkeypatch.setattr(models, "list_packages", lambda client, group, limit: found[:limit])
+    monkeypatch.setattr(
+        models,
+        "list_packages",
+        lambda client, group, limit, before=None: [p for p in found if before is None or p.version < before][
+            :limit
+        ],
+    )
     return found
 
 
