@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Annotated
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import Depends, FastAPI, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 
 from include.dbt_artifacts import FOLDER, XCOM_KEY
@@ -16,6 +19,9 @@ from include.pages.render import render
 from include.sagemaker.errors import explain
 from include.settings import get_settings
 
+log = logging.getLogger(__name__)
+# They name accounts and roles, which are no reader's business.
+_ARN = re.compile(r"arn:aws[\w-]*:\S+")
 RunId = Annotated[str, Query(min_length=1)]
 DAG_ID, GATE_TASK = "post_modern_stack", "gate.gate_model"
 # Pages and cards style themselves; they run no script, and fetch and send nothing but their own form.
@@ -57,7 +63,26 @@ def _say(title: str, text: str, status: int = 200) -> HTMLResponse:
 @app.exception_handler(BotoCoreError)
 def aws_refused(request: Request, error: ClientError | BotoCoreError) -> HTMLResponse:
     """Says what AWS said; the login has been asked for before."""
-    return _say("AWS does not answer", explain(error), status=502)
+    log.warning("AWS refused %s", request.url.path, exc_info=error)
+    return _say("AWS does not answer", _ARN.sub("(see the log)", explain(error)), status=502)
+
+
+@app.exception_handler(RequestValidationError)
+def not_understood(request: Request, error: RequestValidationError) -> HTMLResponse:
+    """Says what is wrong with the address, without repeating it."""
+    first = error.errors()[0]
+    return _say("Not understood", f"{first['loc'][-1]}: {first['msg']}.", status=422)
+
+
+@app.exception_handler(Exception)
+def broken(request: Request, error: Exception) -> HTMLResponse:
+    """Says that a page broke; what the error says is for the log, not for every reader."""
+    log.error("The page %s broke", request.url.path, exc_info=error)
+    return _say(
+        "This page broke",
+        f"The web server's log says why ({type(error).__name__}): a setting, or an Airflow connection.",
+        status=500,
+    )
 
 
 @app.exception_handler(stored.NotOursError)
@@ -135,15 +160,23 @@ def model_card(path: Annotated[str, Path(pattern=models.CARD_PATH)]) -> HTMLResp
 
 @app.get("/try")
 def try_it(
+    request: Request,
     sku: Annotated[list[str] | None, Query(max_length=ask.MOST_SKUS)] = None,
     skus: Annotated[str, Query(max_length=ask.LONGEST_PASTE)] = "",
 ) -> HTMLResponse:
     """Asks the live endpoint for one session.
 
     Args:
+        request: Says who sends the reader here.
         sku: The session's products, as a link gives them: exactly.
         skus: The same, as people paste them: one a line.
     """
+    said = request.headers
+    # Asking costs the live endpoint work: only a reader's own click may.
+    if said.get("sec-fetch-site") == "cross-site" or "prefetch" in said.get(
+        "sec-purpose", said.get("purpose", "")
+    ):
+        return _say("Not asked", "Open the page Models and ask from there.", status=403)
     endpoint = get_settings().endpoint_name
     session = [*(sku or []), *ask.pasted(skus)][-ask.MOST_SKUS :]
     form = ask.ask(stored.client("sagemaker-runtime"), endpoint, session)
