@@ -16,6 +16,7 @@ from fastapi.responses import HTMLResponse
 from include.dbt_artifacts import FOLDER, XCOM_KEY
 from include.pages import ask, models, stored
 from include.pages.render import render
+from include.run_note import DAG_ID, GATE
 from include.sagemaker.errors import explain
 from include.settings import get_settings
 
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 # They name accounts and roles, which are no reader's business.
 _ARN = re.compile(r"arn:aws[\w-]*:\S+")
 RunId = Annotated[str, Query(min_length=1)]
-DAG_ID, GATE_TASK = "post_modern_stack", "gate.gate_model"
 # Pages and cards style themselves; they run no script, and fetch and send nothing but their own form.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -100,7 +100,7 @@ def card(run_id: RunId, dag_id: str = DAG_ID) -> HTMLResponse:
         run_id: The DAG run.
         dag_id: The DAG whose tab asks; every DAG but the pipeline's has no card.
     """
-    verdicts = stored.handed_over(DAG_ID, run_id, "return_value", GATE_TASK) if dag_id == DAG_ID else []
+    verdicts = stored.handed_over(DAG_ID, run_id, "return_value", GATE) if dag_id == DAG_ID else []
     for verdict in verdicts:
         if verdict.get("card_uri"):
             return _page(stored.read_page(verdict["card_uri"], models.REPORTS))
