@@ -28,7 +28,8 @@ def attempt_prefix(prefix: str, run_id: str, task_id: str, attempt: int | str) -
         task_id: The task.
         attempt: Number of the try, or the id of the run that dbt Cloud gave it.
     """
-    return "/".join([prefix, FOLDER, *(quote(part, safe="") for part in (run_id, task_id, str(attempt)))])
+    parts = [quote(part, safe="") for part in (run_id, task_id, str(attempt))]
+    return "/".join(part for part in (prefix, FOLDER, *parts) if part)
 
 
 def keep(s3: Any, bucket: str, prefix: str, files: Mapping[str, bytes]) -> DbtArtifacts:

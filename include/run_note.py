@@ -12,6 +12,7 @@ from airflow.listeners import hookimpl
 
 DAG_ID, GATE = "post_modern_stack", "gate.gate_model"
 LONGEST_NOTE = 1000  # of Airflow's column
+OVERRIDDEN, _GAP = "Gate overridden", "\n\n"
 
 
 @hookimpl
@@ -27,7 +28,7 @@ def on_dag_run_failed(dag_run: Any, msg: str) -> None:
 
 
 def note_override(dag_run: Any) -> None:
-    """Adds the override's reason to the run's note, once; what a person wrote there stays.
+    """Adds the override's reason to the run's note, once; what a person wrote there stays whole.
 
     Args:
         dag_run: The scheduler's `DagRun`; it is saved with the state that it is about to get.
@@ -37,12 +38,20 @@ def note_override(dag_run: Any) -> None:
     reason = _override_reason(dag_run)
     if reason is None:
         return
-    line = f"Deployed against the gate, because: {reason}"
     written = dag_run.note or ""
-    if line[:LONGEST_NOTE] in written:
+    if written.startswith(OVERRIDDEN):
         return
-    # An override must be seen even where the note is full.
-    dag_run.note = f"{line}\n\n{written}".strip()[:LONGEST_NOTE]
+    # The reason is on the card, too; what a person wrote is nowhere else.
+    room = LONGEST_NOTE - len(written) - len(_GAP)
+    line = _cut(f"{OVERRIDDEN}, because: {reason}", room if written else LONGEST_NOTE)
+    if line:
+        dag_run.note = f"{line}{_GAP}{written}" if written else line
+
+
+def _cut(line: str, room: int) -> str:
+    if len(line) <= room:
+        return line
+    return f"{line[: room - 1]}…" if room > len(OVERRIDDEN) else ""
 
 
 def _override_reason(dag_run: Any) -> str | None:

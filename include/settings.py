@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     )
     aws_conn_id: str = Field("aws_default", description="Airflow connection of AWS or of the local emulator.")
     bucket: str = Field("post-modern-stack", description="S3 bucket of snapshots, code, models and reports.")
-    prefix: str = Field("shop", description="Key prefix inside the bucket.")
+    prefix: str = Field("shop", description="Key prefix inside the bucket; may be empty.")
     tenant: str = Field("demo-shop", description="Tenant key (`api_key`) of the rows loaded and read.")
     schedule: str | None = Field(
         "@daily",
@@ -110,11 +110,21 @@ class Settings(BaseSettings):
         return "warehouse" if self.warehouse == "duckdb" else "default_pool"
 
     @property
+    def home(self) -> str:
+        """Where on S3 the project's folders lie, without a slash at the end."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @property
     def tracking_environment(self) -> dict[str, str]:
         """Variables of a training job that tell it where to track; many may read them, none is secret."""
         if self.tracking == "mlflow" and self.mlflow_tracking_uri:
             return {"MLFLOW_TRACKING_URI": self.mlflow_tracking_uri}
         return {}
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix_is_joined_with_slashes_by_others(cls, value: str) -> str:
+        return "/".join(part for part in value.split("/") if part)
 
     @field_validator("tenant")
     @classmethod

@@ -68,3 +68,18 @@ def test_every_setting_and_its_default_is_in_the_readme(root: Path) -> None:
     readme = (root / "README.md").read_text()
     for name in Settings.model_fields:
         assert f"`PMS_{name.upper()}`" in readme
+
+
+@pytest.mark.parametrize(
+    ("given", "prefix", "home"),
+    [
+        ("shop", "shop", "s3://b/shop"),
+        ("/shop/", "shop", "s3://b/shop"),
+        ("a//b/", "a/b", "s3://b/a/b"),
+        ("", "", "s3://b"),
+        ("/", "", "s3://b"),
+    ],
+)
+def test_prefix_may_be_empty_or_have_slashes_around_it(given: str, prefix: str, home: str) -> None:
+    made = Settings(bucket="b", prefix=given)
+    assert (made.prefix, made.home) == (prefix, home)

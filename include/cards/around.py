@@ -24,7 +24,9 @@ class Live(Contract):
     """What the endpoint is and will be.
 
     Attributes:
-        config: Configuration that was live when the model was judged; None where nothing was.
+        config: Configuration that was live when the model was judged; None where none answered anybody.
+        model_name: The SageMaker model that a deploy of the judged one makes.
+        wanted: The configuration that it makes.
         known: False where the endpoint could not be asked.
     """
 
@@ -32,6 +34,8 @@ class Live(Contract):
     instance: str
     region: str | None = None
     config: str | None = None
+    model_name: str | None = None
+    wanted: str | None = None
     known: bool = True
 
 
@@ -133,7 +137,7 @@ def rollback_of(verdict: Verdict, live: Live) -> Rollback:
     """
     if outcome_of(verdict) == "rejected":
         return Rollback(text="There is nothing to undo: the model was not deployed, and what is live stays.")
-    if verdict.champion is not None and verdict.champion.job_name == verdict.job_name:
+    if _is_live_already(verdict, live):
         return Rollback(text="This very model was live already when it was judged: the run changes nothing.")
     where = f"--endpoint-name {shlex.quote(live.endpoint)}"
     if live.region:
@@ -165,6 +169,13 @@ def rollback_of(verdict: Verdict, live: Live) -> Rollback:
         "its cost:",
         commands=(f"aws sagemaker delete-endpoint {where}",),
     )
+
+
+def _is_live_already(verdict: Verdict, live: Live) -> bool:
+    """The same job's model in another image, or on another instance, is another deployment."""
+    if verdict.champion is None or live.config is None:
+        return False
+    return (verdict.champion.model_name, live.config) == (live.model_name, live.wanted)
 
 
 def _loads_name(loads: Sequence[Load]) -> str:

@@ -26,9 +26,11 @@ from include.cards.markdown import render_markdown
 from include.contracts import DbtArtifacts, Snapshot, TrainedModel, Verdict
 from include.dbt_artifacts import XCOM_KEY
 from include.drift import Drift
+from include.operators.deploy_model import wanted_config, wanted_model
 from include.runs import read_record
 from include.sagemaker.errors import is_missing
 from include.sagemaker.prices import HOURS_A_MONTH, load_prices
+from include.sagemaker.storage import parse_s3_uri
 from include.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ _RENDERERS: dict[str, Callable[[Card], str]] = {
     "card.html": render_html,
 }
 _MOST_LOADS = 500
+# Something was live in these states, but what it will be, or is, is not what the description names.
+_UNSETTLED = {"Updating", "SystemUpdating", "RollingBack", "UpdateRollbackFailed", "OutOfService"}
 
 
 def draw_card(
@@ -102,10 +106,10 @@ def _card(
     )
     params = dict(context.get("params") or {})
     instance = str(params.get("training_instance_type") or settings.training_instance_type)
-    live = _without("the live endpoint", lambda: _live(settings)) or Live(
+    live = _without("the live endpoint", lambda: _live(settings, trained)) or Live(
         endpoint=settings.endpoint_name, instance=settings.endpoint_instance_type, known=False
     )
-    loads = _without("the raw loads", lambda: _loads(task, context, manifest)) or []
+    loads = _without("the raw loads", lambda: _loads(task, context, client, settings, manifest)) or []
     chosen = getattr(context.get("dag_run"), "conf", None) or {}
     around = Surroundings(
         run_id=context.get("run_id"),
@@ -186,27 +190,45 @@ def _products(evaluation: Path, report: str | None) -> dict[str, tuple[object, o
     return {row["product_sku"]: (row.get("category"), row.get("price_bucket")) for row in table.to_pylist()}
 
 
-def _live(settings: Settings) -> Live:
+def _live(settings: Settings, trained: TrainedModel) -> Live:
     client: Any = AwsBaseHook(aws_conn_id=settings.aws_conn_id, client_type="sagemaker").get_conn()
-    config = None
+    config, known = None, True
     try:
-        config = client.describe_endpoint(EndpointName=settings.endpoint_name).get("EndpointConfigName")
+        endpoint = client.describe_endpoint(EndpointName=settings.endpoint_name)
     except ClientError as error:
         if not is_missing(error):
             raise
+    else:
+        status = str(endpoint["EndpointStatus"])
+        # The configuration of one that is being created, or has failed, never answered anybody.
+        config = endpoint.get("EndpointConfigName") if status == "InService" else None
+        known = status not in _UNSETTLED
     return Live(
         endpoint=settings.endpoint_name,
         instance=settings.endpoint_instance_type,
         region=client.meta.region_name,
         config=config,
+        known=known,
+        model_name=str(wanted_model(trained, settings)["ModelName"]),
+        wanted=str(wanted_config(trained, settings)["EndpointConfigName"]),
     )
 
 
-def _loads(task: BaseOperator, context: Context, manifest: Mapping[str, Any] | None) -> list[Load]:
+def _loads(
+    task: BaseOperator,
+    context: Context,
+    client: Any,
+    settings: Settings,
+    manifest: Mapping[str, Any] | None,
+) -> list[Load]:
     events: Any = context.get("inlet_events")
     if manifest is None or events is None or RAW_EVENTS not in task.inlets:
         return []
-    newest = events[RAW_EVENTS].ascending(False).limit(_MOST_LOADS)
+    folder = snapshots.snapshot_uri(settings.bucket, settings.prefix, manifest["snapshot_id"])
+    bucket, key = parse_s3_uri(f"{folder}{snapshots.MANIFEST}")
+    written: datetime = client.head_object(Bucket=bucket, Key=key)["LastModified"]
+    # What landed after the snapshot is not in it.
+    newest = events[RAW_EVENTS].ascending(False).before(written.isoformat()).limit(_MOST_LOADS)
     interval = manifest["interval"]
     extras = [event.extra or {} for event in newest][::-1]
     return loads_of(extras, manifest["tenant"], interval["start"], interval["end"])

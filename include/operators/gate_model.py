@@ -160,7 +160,7 @@ class GateModelOperator(BaseOperator):
                 f"Report: {verdict.report_uri}"
             )
         if verdict.override_reason:
-            self.log.warning("Deployed against the gate, because: %s", verdict.override_reason)
+            self.log.warning("Gate overridden, because: %s", verdict.override_reason)
         return verdict.to_xcom()
 
     def _judge(self, trained: TrainedModel, context: Context) -> Verdict:

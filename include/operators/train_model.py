@@ -109,7 +109,7 @@ class TrainModelOperator(SageMakerTrainingOperator):
     def _plan(self, snapshot: Snapshot, settings: Settings) -> tuple[Job, dict[str, Any]]:
         """Returns the kind of job with its request; uploads the code that the request names."""
         digest = source_digest(SOURCE)
-        root = f"s3://{settings.bucket}/{settings.prefix}"
+        root = settings.home
         source_uri = f"{root}/code/{digest}/sourcedir.tar.gz"
         self._upload_source(source_uri)
         hyperparameters = dict(self.hyperparameters)

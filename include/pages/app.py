@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Annotated
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import Depends, FastAPI, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 
 from include.dbt_artifacts import FOLDER, XCOM_KEY
 from include.pages import ask, models, stored
 from include.pages.render import render
+from include.run_note import DAG_ID, GATE
 from include.sagemaker.errors import explain
 from include.settings import get_settings
 
+log = logging.getLogger(__name__)
+# They name accounts and roles, which are no reader's business.
+_ARN = re.compile(r"arn:aws[\w-]*:\S+")
 RunId = Annotated[str, Query(min_length=1)]
-DAG_ID, GATE_TASK = "post_modern_stack", "gate.gate_model"
 # Pages and cards style themselves; they run no script, and fetch and send nothing but their own form.
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -57,7 +63,26 @@ def _say(title: str, text: str, status: int = 200) -> HTMLResponse:
 @app.exception_handler(BotoCoreError)
 def aws_refused(request: Request, error: ClientError | BotoCoreError) -> HTMLResponse:
     """Says what AWS said; the login has been asked for before."""
-    return _say("AWS does not answer", explain(error), status=502)
+    log.warning("AWS refused %s", request.url.path, exc_info=error)
+    return _say("AWS does not answer", _ARN.sub("(see the log)", explain(error)), status=502)
+
+
+@app.exception_handler(RequestValidationError)
+def not_understood(request: Request, error: RequestValidationError) -> HTMLResponse:
+    """Says what is wrong with the address, without repeating it."""
+    first = error.errors()[0]
+    return _say("Not understood", f"{first['loc'][-1]}: {first['msg']}.", status=422)
+
+
+@app.exception_handler(Exception)
+def broken(request: Request, error: Exception) -> HTMLResponse:
+    """Says that a page broke; what the error says is for the log, not for every reader."""
+    log.error("The page %s broke", request.url.path, exc_info=error)
+    return _say(
+        "This page broke",
+        f"The web server's log says why ({type(error).__name__}): a setting, or an Airflow connection.",
+        status=500,
+    )
 
 
 @app.exception_handler(stored.NotOursError)
@@ -75,7 +100,7 @@ def card(run_id: RunId, dag_id: str = DAG_ID) -> HTMLResponse:
         run_id: The DAG run.
         dag_id: The DAG whose tab asks; every DAG but the pipeline's has no card.
     """
-    verdicts = stored.handed_over(DAG_ID, run_id, "return_value", GATE_TASK) if dag_id == DAG_ID else []
+    verdicts = stored.handed_over(DAG_ID, run_id, "return_value", GATE) if dag_id == DAG_ID else []
     for verdict in verdicts:
         if verdict.get("card_uri"):
             return _page(stored.read_page(verdict["card_uri"], models.REPORTS))
@@ -102,11 +127,15 @@ def dbt_docs(run_id: RunId, dag_id: str = DAG_ID) -> HTMLResponse:
 
 
 @app.get("/models")
-def all_models() -> HTMLResponse:
-    """Shows every registered model, what became of it, and the panel to try the one that is live."""
+def all_models(before: Annotated[int | None, Query(ge=1)] = None) -> HTMLResponse:
+    """Shows the registered models, what became of each, and the panel to try the one that is live.
+
+    Args:
+        before: Only versions older than this one.
+    """
     settings = get_settings()
     s3 = stored.client("s3")
-    overview = models.gather(stored.client("sagemaker"), s3, settings)
+    overview = models.gather(stored.client("sagemaker"), s3, settings, before)
     return _page(
         render(
             "models.html.j2",
@@ -125,22 +154,29 @@ def model_card(path: Annotated[str, Path(pattern=models.CARD_PATH)]) -> HTMLResp
     Args:
         path: Where it lies in the project's reports.
     """
-    settings = get_settings()
-    uri = f"s3://{settings.bucket}/{settings.prefix}/{models.REPORTS}/{path}"
+    uri = f"{get_settings().home}/{models.REPORTS}/{path}"
     return _page(stored.read_page(uri, models.REPORTS))
 
 
 @app.get("/try")
 def try_it(
+    request: Request,
     sku: Annotated[list[str] | None, Query(max_length=ask.MOST_SKUS)] = None,
     skus: Annotated[str, Query(max_length=ask.LONGEST_PASTE)] = "",
 ) -> HTMLResponse:
     """Asks the live endpoint for one session.
 
     Args:
+        request: Says who sends the reader here.
         sku: The session's products, as a link gives them: exactly.
         skus: The same, as people paste them: one a line.
     """
+    said = request.headers
+    # Asking costs the live endpoint work: only a reader's own click may.
+    if said.get("sec-fetch-site") == "cross-site" or "prefetch" in said.get(
+        "sec-purpose", said.get("purpose", "")
+    ):
+        return _say("Not asked", "Open the page Models and ask from there.", status=403)
     endpoint = get_settings().endpoint_name
     session = [*(sku or []), *ask.pasted(skus)][-ask.MOST_SKUS :]
     form = ask.ask(stored.client("sagemaker-runtime"), endpoint, session)

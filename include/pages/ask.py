@@ -15,7 +15,7 @@ from include.sagemaker.errors import error_code, error_message, is_missing
 
 ANSWERS = 10
 MOST_SKUS = 100
-LONGEST_PASTE = 8000  # it travels in the address
+LONGEST_PASTE = 16_000  # the text area takes 7,000, and a browser sends two characters for a line's end
 MAX_ANSWER_BYTES = 1 << 20
 LONGEST_REASON = 500
 

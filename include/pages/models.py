@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+import shlex
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from include.operators.champion import find_champion
 from include.pages.plot import Chart, Point, chart
 from include.pages.stored import GoneError, is_ours, read_text
 from include.sagemaker.errors import error_code, is_missing
+from include.sagemaker.naming import endpoint_config_name
 from include.sagemaker.registry import Package, list_packages
 from include.sagemaker.storage import object_exists
 from include.settings import Settings
@@ -22,7 +25,8 @@ from include.settings import Settings
 REPORTS = "reports"
 # Within the project's reports; no part of it may be `..`.
 CARD_PATH = r"^([A-Za-z0-9_-]+/)+card\.html$"
-MOST_MODELS = 50
+MOST_MODELS = 20
+AT_A_TIME = 8
 MOST_EXAMPLES, LONGEST_EXAMPLE = 4, 4
 PLOTTED = ("hit_rate@20", "mrr@20")
 
@@ -32,7 +36,7 @@ WORDS: dict[State, str] = {
     "ready": "can be rolled back to",
     "rejected": "rejected",
     "waiting": "waits for a person",
-    "gone": "its files are gone",
+    "gone": "cannot be put back",
     "older": "entered again since",
 }
 DECISIONS = {"Approved": "approved", "Rejected": "rejected", "PendingManualApproval": "not yet decided"}
@@ -43,14 +47,17 @@ class Row:
     """One registered model.
 
     Attributes:
-        state: `live`; `ready` to be rolled back to (approved, and its files are there); `gone` (approved,
-            its files are not there or not ours to see); `older` (a later entry is of the same files).
+        state: `live`; `ready` to be rolled back to (approved, its files and its endpoint configuration are
+            there); `gone` (approved, but one of them is not there or not ours to see); `older` (a later
+            entry is of the same files).
         card: Path of its card in the project's reports; None where it has none.
+        command: Puts the endpoint back on it; for one that is `ready`.
     """
 
     package: Package
     state: State
     card: str | None
+    command: str | None = None
 
     @property
     def words(self) -> str:
@@ -60,7 +67,8 @@ class Row:
     @property
     def decision(self) -> str:
         """What was decided, for people."""
-        if self.package.override_reason:
+        # A person may have had the last word after the override, and said no, or nothing yet.
+        if self.package.override_reason and self.package.approval == "Approved":
             return "approved against the gate:"
         return DECISIONS.get(self.package.approval, self.package.approval)
 
@@ -72,7 +80,7 @@ class Overview:
     Attributes:
         live: What the endpoint serves, None where there is none.
         why_not: Why nothing is known to be live.
-        more: There are older models than those shown.
+        more: Older models than this version are not shown; None where all are.
     """
 
     group: str
@@ -80,7 +88,7 @@ class Overview:
     live: Champion | None
     rows: tuple[Row, ...]
     why_not: str = ""
-    more: bool = False
+    more: int | None = None
 
     @property
     def legend(self) -> dict[State, str]:
@@ -94,13 +102,14 @@ class Overview:
         return next((row for row in self.rows if row.state == "live"), None)
 
 
-def gather(sagemaker: Any, s3: Any, settings: Settings) -> Overview:
+def gather(sagemaker: Any, s3: Any, settings: Settings, before: int | None = None) -> Overview:
     """Reads the registry and the endpoint.
 
     Args:
         sagemaker: boto3 SageMaker client.
         s3: boto3 S3 client.
         settings: Name group, endpoint and bucket.
+        before: Only versions older than this one.
 
     Raises:
         ClientError: AWS refused.
@@ -108,45 +117,77 @@ def gather(sagemaker: Any, s3: Any, settings: Settings) -> Overview:
     group = settings.model_package_group
     rival = find_champion(sagemaker, settings.endpoint_name)
     live = rival.champion
-    packages = list_packages(sagemaker, group, MOST_MODELS + 1)
+    packages = list_packages(sagemaker, group, MOST_MODELS + 1, before)
     shown = packages[:MOST_MODELS]
-    found = rows(shown, live.model_uri if live else None, lambda uri: _is_there(s3, uri), settings)
-    more = len(packages) > MOST_MODELS
+
+    def way_back(package: Package) -> str | None:
+        config = _config_of(sagemaker, package, settings)
+        if config is None or not _is_there(s3, package.model_uri or ""):
+            return None
+        where = f"--endpoint-name {shlex.quote(settings.endpoint_name)} --region {sagemaker.meta.region_name}"
+        return f"aws sagemaker update-endpoint {where} --endpoint-config-name {config}"
+
+    found = rows(shown, live.model_uri if live else None, way_back, settings)
+    more = shown[-1].version if len(packages) > MOST_MODELS else None
     why_not = "" if live else rival.sentence
     return Overview(group, settings.endpoint_name, live, tuple(found), why_not, more)
 
 
 def rows(
-    packages: Iterable[Package], live_uri: str | None, is_there: Callable[[str], bool], settings: Settings
+    packages: Sequence[Package],
+    live_uri: str | None,
+    way_back: Callable[[Package], str | None],
+    settings: Settings,
 ) -> list[Row]:
     """Says what became of each model.
 
     Args:
         packages: Newest first.
         live_uri: The `model.tar.gz` behind the endpoint.
-        is_there: Tells whether a `model.tar.gz` still is.
+        way_back: Returns the command that puts a model back, None where it cannot be.
         settings: Where the project's cards lie.
     """
     seen: set[str] = set()
-    found = []
+    states = []
     for package in packages:
-        state = _state(package, live_uri, seen, is_there)
+        states.append(_state(package, live_uri, seen))
         if package.model_uri:
             seen.add(package.model_uri)
-        found.append(Row(package, state, _card(package.card_uri, settings)))
-    return found
+    approved = [package for package, state in zip(packages, states, strict=True) if state == "ready"]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        found = zip(approved, pool.map(way_back, approved), strict=True)
+        commands = {package.arn: command for package, command in found}
+    made = []
+    for package, state in zip(packages, states, strict=True):
+        command = commands.get(package.arn)
+        gone = state == "ready" and command is None
+        made.append(Row(package, "gone" if gone else state, _card(package.card_uri, settings), command))
+    return made
 
 
-def _state(package: Package, live_uri: str | None, seen: set[str], is_there: Callable[[str], bool]) -> State:
+def _state(package: Package, live_uri: str | None, seen: set[str]) -> State:
+    """Returns the state; an approved model is `ready` as far as the registry knows."""
     if package.model_uri and package.model_uri in seen:
         return "older"
     if package.model_uri and package.model_uri == live_uri:
         return "live"
     if package.approval == "Rejected":
         return "rejected"
-    if package.approval != "Approved":
-        return "waiting"
-    return "ready" if package.model_uri and is_there(package.model_uri) else "gone"
+    return "ready" if package.approval == "Approved" else "waiting"
+
+
+def _config_of(sagemaker: Any, package: Package, settings: Settings) -> str | None:
+    """Returns the configuration that a deploy made of a model; its name is a function of its content."""
+    if not package.model_name:
+        return None
+    name = endpoint_config_name(package.model_name, settings.endpoint_instance_type, 1)
+    try:
+        sagemaker.describe_endpoint_config(EndpointConfigName=name)
+    except ClientError as error:
+        if is_missing(error):
+            return None  # never deployed, or on another instance
+        raise
+    return name
 
 
 def _is_there(s3: Any, uri: str) -> bool:
@@ -162,7 +203,7 @@ def _is_there(s3: Any, uri: str) -> bool:
 
 
 def _card(uri: str | None, settings: Settings) -> str | None:
-    root = f"s3://{settings.bucket}/{settings.prefix}/{REPORTS}/"
+    root = f"{settings.home}/{REPORTS}/"
     path = (uri or "").removeprefix(root)
     return path if path != uri and re.fullmatch(CARD_PATH, path) else None
 

@@ -63,7 +63,7 @@ def read_page(uri: str, folder: str) -> str:
 
 def is_ours(uri: str, folder: str, settings: Settings) -> bool:
     """Tells whether an address lies in one of the project's folders on S3."""
-    return uri.startswith(f"s3://{settings.bucket}/{settings.prefix}/{folder}/")
+    return uri.startswith(f"{settings.home}/{folder}/")
 
 
 def read_text(s3: Any, uri: str) -> str:

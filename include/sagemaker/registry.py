@@ -124,15 +124,22 @@ def record_approval(client: Any, arn: str, approval: Approval, said: str) -> Non
     )
 
 
-def list_packages(client: Any, group: str, limit: int = MOST_PACKAGES) -> list[Package]:
+def list_packages(
+    client: Any, group: str, limit: int = MOST_PACKAGES, before: int | None = None
+) -> list[Package]:
     """Returns the group's newest packages, newest first; none where there is no such group.
 
     Args:
         client: boto3 SageMaker client.
         group: Name of the model package group.
         limit: Most packages to return.
+        before: Only versions older than this one; the others are not described.
     """
-    return list(islice(_packages(client, group), limit))
+
+    def is_older(entry: Mapping[str, Any]) -> bool:
+        return before is None or int(entry["ModelPackageVersion"]) < before
+
+    return list(islice(_packages(client, group, is_older), limit))
 
 
 def read_package(description: Mapping[str, Any]) -> Package:

@@ -79,11 +79,18 @@ ROLLBACKS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str | None]] = {
     "first deploy": ({"champion": None}, {"config": None}, "Nothing was live before", "delete-endpoint"),
     "nobody knows": ({"champion": None}, {"config": None, "known": False}, "could not be read", "list-"),
     "live but unnamed": ({}, {"config": None}, "could not be read", "list-endpoint-configs"),
-    "the same model": (
+    "the same deployment": ({}, {"model_name": "pms-live", "wanted": "pms-before"}, "live already", None),
+    "the same job in another image": (
         {"champion": CHAMPION.model_copy(update={"job_name": "pms-0123456789ab"})},
+        {"model_name": "pms-other", "wanted": "pms-next"},
+        "configuration that was live",
+        "--endpoint-config-name pms-before",
+    ),
+    "the same model on another instance": (
         {},
-        "live already",
-        None,
+        {"model_name": "pms-live", "wanted": "pms-next"},
+        "configuration that was live",
+        "--endpoint-config-name pms-before",
     ),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator
 from moto import mock_aws
+from moto.sagemaker.models import sagemaker_backends
 
 from include import snapshots
 from include.assets import RAW_EVENTS
@@ -44,6 +46,9 @@ class Events(list[Any]):
 
     def ascending(self, ascending: bool) -> Events:
         return self if ascending else Events(self[::-1])
+
+    def before(self, moment: str) -> Events:
+        return Events(event for event in self if event.timestamp <= datetime.fromisoformat(moment))
 
     def limit(self, most: int) -> Events:
         return Events(self[:most])
@@ -138,6 +143,27 @@ def test_the_way_back_is_the_configuration_that_is_live(night: Night) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "champion", "said"),
+    [
+        ("Creating", None, "Nothing was live"),
+        ("Failed", None, "Nothing was live"),
+        ("Updating", CHAMPION, "could not be read"),
+        ("RollingBack", CHAMPION, "could not be read"),
+    ],
+)
+def test_only_a_configuration_that_answers_is_a_way_back(
+    night: Night, monkeypatch: pytest.MonkeyPatch, status: str, champion: Any, said: str
+) -> None:
+    put_endpoint(night.sagemaker)
+    [region] = sagemaker_backends["123456789012"]["us-east-1"].endpoints.values()
+    monkeypatch.setattr(region, "endpoint_status", status)
+    night.verdict = verdict(snapshot_id=SNAPSHOT, champion=champion)
+    rollback = night.card().rollback
+    assert rollback is not None and said in rollback.text
+    assert not any("pms-before" in line for line in rollback.commands)
+
+
 def test_a_first_deploy_has_nothing_to_go_back_to(night: Night, caplog: pytest.LogCaptureFixture) -> None:
     rollback = night.card().rollback
     assert rollback is not None and "Nothing was live" in rollback.text
@@ -173,13 +199,20 @@ def test_example_products_carry_what_the_catalogue_knows(
 
 def test_the_raw_loads_of_the_snapshots_days_open_the_chain(night: Night) -> None:
     snapshots.publish(night.s3, snapshots.snapshot_uri(BUCKET, "shop", SNAPSHOT), MANIFEST)
-    days = [("etl-1", "2026-01-03", "t"), ("etl-2", "2026-01-04", "t"), ("etl-3", "2026-01-04", "u")]
+    now = datetime.now(UTC)
+    days = [
+        ("etl-1", "2026-01-03", "t", now - timedelta(hours=2)),
+        ("etl-2", "2026-01-04", "t", now - timedelta(hours=1)),
+        ("etl-3", "2026-01-04", "u", now - timedelta(hours=1)),
+        ("landed after the snapshot", "2026-01-04", "t", now + timedelta(hours=1)),
+    ]
     night.context["inlet_events"] = {
         RAW_EVENTS: Events(
             SimpleNamespace(
-                extra={"tenant": tenant, "etl_id": name, "first_event_date": day, "last_event_date": day}
+                extra={"tenant": tenant, "etl_id": name, "first_event_date": day, "last_event_date": day},
+                timestamp=landed,
             )
-            for name, day, tenant in days
+            for name, day, tenant, landed in days
         )
     }
     loads, snapshot, *_ = night.card().lineage

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,6 +63,8 @@ class Cloud:
     """
 
     def __init__(self) -> None:
+        self.meta = SimpleNamespace(region_name="us-east-1")
+        self.configured = True
         self.objects: dict[str, str] = {}
         self.live: str | None = None
         self.answer: Callable[[list[str]], bytes] = lambda session: recommendations(["b", "a"])
@@ -89,7 +92,7 @@ class Cloud:
         return {"EndpointConfigName": "config", "EndpointStatus": "InService"}
 
     def describe_endpoint_config(self, EndpointConfigName: str) -> dict[str, Any]:
-        self._call("DescribeEndpointConfig")
+        self._call("DescribeEndpointConfig", EndpointConfigName == "config" or self.configured)
         return {"ProductionVariants": [{"ModelName": "model"}]}
 
     def describe_model(self, ModelName: str) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def package(version: int, **changes: Any) -> Package:
             "created": datetime(2026, 11, 1, tzinfo=UTC) + timedelta(days=version),
             "approval": "Approved",
             "job_name": job,
+            "model_name": f"pms-model-{version}",
             "snapshot_id": f"snap-{version}",
             "model_uri": f"s3://post-modern-stack/shop/models/{job}/output/model.tar.gz",
             "metrics": {"hit_rate@20": 0.4 + version / 100, "mrr@20": 0.1 + version / 100},

@@ -65,7 +65,13 @@ def routes() -> list[tuple[str, str]]:
 def registry(monkeypatch: pytest.MonkeyPatch) -> list[Package]:
     """The registered models, newest first."""
     found: list[Package] = []
-    monkeypatch.setattr(models, "list_packages", lambda client, group, limit: found[:limit])
+    monkeypatch.setattr(
+        models,
+        "list_packages",
+        lambda client, group, limit, before=None: [p for p in found if before is None or p.version < before][
+            :limit
+        ],
+    )
     return found
 
 
@@ -341,10 +347,47 @@ def test_nasty_names_in_registry_and_report_are_shown_harmless(
     assert not any(address.startswith("javascript:") for address in page.addresses)
 
 
-@pytest.mark.parametrize("query", [{"skus": "x" * 8001}, {"sku": ["a"] * 101}], ids=["paste", "list"])
+@pytest.mark.parametrize("query", [{"skus": "x" * 16_001}, {"sku": ["a"] * 101}], ids=["paste", "list"])
 def test_too_long_a_session_is_refused(reader: TestClient, cloud: Cloud, query: dict[str, Any]) -> None:
-    assert reader.get("/try", params=query).status_code == 422
-    assert cloud.asked == []
+    answer = reader.get("/try", params=query)
+    assert (answer.status_code, "Not understood" in answer.text, cloud.asked) == (422, True, [])
+
+
+def test_longest_session_goes_on_and_every_paste_of_the_text_area_fits(
+    reader: TestClient, cloud: Cloud
+) -> None:
+    cloud.live = "s3://b/m.tar.gz"
+    page = Page(reader.get("/try", params={"sku": ["a"] * 100}).text)
+    again = next(address for address in page.addresses if address.startswith("try?"))
+    assert reader.get("/" + again).status_code == 200
+    assert len(cloud.asked[-1]) == 100 and cloud.asked[-1][-1] == "b"
+    assert reader.get("/try", params={"skus": "a\r\n" * 3500}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Sec-Fetch-Site": "cross-site"}, {"Purpose": "prefetch"}, {"Sec-Purpose": "prefetch;prerender"}],
+)
+def test_endpoint_is_asked_for_nobody_but_the_reader(
+    reader: TestClient, cloud: Cloud, headers: dict[str, str]
+) -> None:
+    cloud.live = "s3://b/m.tar.gz"
+    assert (reader.get("/try", headers=headers).status_code, cloud.asked) == (403, [])
+    assert reader.get("/try", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
+def test_a_broken_page_says_so_and_tells_no_secret(
+    reader: TestClient, cloud: Cloud, caplog: pytest.LogCaptureFixture
+) -> None:
+    patient = TestClient(pages.app, raise_server_exceptions=False)
+    cloud.fault = RuntimeError("canary: no such connection")
+    answer = patient.get("/models")
+    assert (answer.status_code, "This page broke" in answer.text) == (500, True)
+    assert "canary" not in answer.text and "canary" in caplog.text
+    denied = "arn:aws:iam::123456789012:role/r may not"
+    cloud.fault = ClientError({"Error": {"Code": "AccessDenied", "Message": denied}}, "X")
+    answer = patient.get("/models")
+    assert "123456789012" not in answer.text and "may not" in answer.text and denied in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from include.dbt_artifacts import FOLDER, attempt_prefix
+from include.operators.gate_model import reports_uri
 from include.pages import models
+from include.pages.stored import is_ours
+from include.sagemaker.naming import endpoint_config_name
 from include.sagemaker.registry import Package
-from include.settings import get_settings
+from include.settings import Settings, get_settings
 from tests.pages.conftest import Cloud, package
 
 SAME = {"model_uri": "s3://post-modern-stack/shop/models/same/model.tar.gz"}
@@ -31,16 +35,35 @@ SAME = {"model_uri": "s3://post-modern-stack/shop/models/same/model.tar.gz"}
     ],
 )
 def test_state_of_each_model(packages: list[Package], live: str | None, states: list[str]) -> None:
-    found = models.rows(packages, live, lambda uri: "deleted" not in uri, get_settings())
+    found = models.rows(
+        packages,
+        live,
+        lambda package: None if not package.model_uri or "deleted" in package.model_uri else "aws",
+        get_settings(),
+    )
     assert [row.state for row in found] == states
+
+
+@pytest.mark.parametrize(
+    ("approval", "said"),
+    [
+        ("Approved", "approved against the gate:"),
+        ("Rejected", "rejected"),
+        ("PendingManualApproval", "not yet decided"),
+    ],
+)
+def test_an_override_is_no_approval(approval: str, said: str) -> None:
+    overridden = package(1, approval=approval, override_reason="Black Friday")
+    [row] = models.rows([overridden], None, lambda _: "aws", get_settings())
+    assert row.decision == said
 
 
 def test_artefacts_are_looked_for_only_where_it_matters() -> None:
     looked: list[str] = []
 
-    def is_there(uri: str) -> bool:
-        looked.append(uri)
-        return True
+    def is_there(package: Package) -> str:
+        looked.append(str(package.model_uri))
+        return "aws"
 
     packages = [package(4), package(3, approval="Rejected"), package(2), package(1)]
     models.rows(packages, package(4).model_uri, is_there, get_settings())
@@ -56,7 +79,7 @@ def test_entry_whose_files_cannot_be_had_is_no_way_back(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], state: str
 ) -> None:
     cloud = Cloud()
-    monkeypatch.setattr(models, "list_packages", lambda client, group, limit: [package(1, **changes)])
+    monkeypatch.setattr(models, "list_packages", lambda *_: [package(1, **changes)])
     overview = models.gather(cloud, cloud, get_settings())
     assert [row.state for row in overview.rows] == [state]
 
@@ -64,7 +87,7 @@ def test_entry_whose_files_cannot_be_had_is_no_way_back(
 def test_refusal_to_show_a_file_is_no_way_back_but_an_outage_is_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(models, "list_packages", lambda client, group, limit: [package(1)])
+    monkeypatch.setattr(models, "list_packages", lambda *_: [package(1)])
 
     class Closed(Cloud):
         code = "403"
@@ -82,9 +105,33 @@ def test_refusal_to_show_a_file_is_no_way_back_but_an_outage_is_no_answer(
 def test_longest_registry_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     cloud = Cloud()
     packages = [package(n, approval="Rejected") for n in range(60, 0, -1)]
-    monkeypatch.setattr(models, "list_packages", lambda client, group, limit: packages[:limit])
+    monkeypatch.setattr(
+        models,
+        "list_packages",
+        lambda client, group, limit, before=None: [
+            p for p in packages if before is None or p.version < before
+        ][:limit],
+    )
     overview = models.gather(cloud, cloud, get_settings())
-    assert (len(overview.rows), overview.more, overview.rows[0].package.version) == (50, True, 60)
+    assert (len(overview.rows), overview.more, overview.rows[0].package.version) == (20, 41, 60)
+    last = models.gather(cloud, cloud, get_settings(), 5)
+    assert ([row.package.version for row in last.rows], last.more) == ([4, 3, 2, 1], None)
+
+
+@pytest.mark.parametrize(("configured", "state"), [(True, "ready"), (False, "gone")])
+def test_way_back_needs_the_configuration_and_is_a_command(
+    monkeypatch: pytest.MonkeyPatch, configured: bool, state: str
+) -> None:
+    cloud, one = Cloud(), package(1)
+    cloud.objects[str(one.model_uri)], cloud.configured = "files", configured
+    monkeypatch.setattr(models, "list_packages", lambda *_: [one])
+    [row] = models.gather(cloud, cloud, get_settings()).rows
+    name = endpoint_config_name("pms-model-1", get_settings().endpoint_instance_type, 1)
+    command = (
+        "aws sagemaker update-endpoint --endpoint-name shop-recommender --region us-east-1 "
+        f"--endpoint-config-name {name}"
+    )
+    assert (row.state, row.command) == (state, command if configured else None)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +147,13 @@ def test_longest_registry_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_only_a_card_of_ours_is_linked_to(uri: str | None, path: str | None) -> None:
-    [row] = models.rows([package(1, card_uri=uri)], None, lambda uri: True, get_settings())
+    [row] = models.rows([package(1, card_uri=uri)], None, lambda _: "aws", get_settings())
     assert row.card == path
 
 
 def test_plot_runs_from_the_oldest_model_to_the_newest() -> None:
     found = models.rows(
-        [package(3), package(2, metrics={}), package(1)], None, lambda _: True, get_settings()
+        [package(3), package(2, metrics={}), package(1)], None, lambda _: "aws", get_settings()
     )
     charts = models.charts(found)
     assert [chart.title for chart in charts] == ["hit_rate@20", "mrr@20"]
@@ -119,7 +166,7 @@ REPORT = "s3://post-modern-stack/shop/reports/pms-1/0123456789ab/report.json"
 
 
 def examples_of(cloud: Cloud, **changes: Any) -> list[tuple[str, ...]]:
-    [row] = models.rows([package(1, **changes)], None, lambda _: True, get_settings())
+    [row] = models.rows([package(1, **changes)], None, lambda _: "aws", get_settings())
     return models.example_sessions(cloud, row, get_settings())
 
 
@@ -145,3 +192,16 @@ def test_no_examples_from_elsewhere_or_of_nothing() -> None:
     assert examples_of(cloud, card_uri="s3://somebody-else/card.html") == []
     assert examples_of(cloud, card_uri=None) == []
     assert models.example_sessions(cloud, None, get_settings()) == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "folder"), [("", "s3://post-modern-stack/"), ("/a/b/", "s3://post-modern-stack/a/b/")]
+)
+def test_pages_find_what_the_pipeline_writes_under_any_prefix(prefix: str, folder: str) -> None:
+    settings = Settings(_env_file=None, prefix=prefix)  # type: ignore[call-arg]
+    card = f"{reports_uri(settings, 'pms-1', 'run')}/card.html"
+    assert card.startswith(f"{folder}reports/")
+    [row] = models.rows([package(1, card_uri=card)], None, lambda _: "aws", settings)
+    assert row.card == card.removeprefix(f"{folder}reports/")
+    docs = f"s3://{settings.bucket}/{attempt_prefix(settings.prefix, 'run', 'transform.docs', 1)}/docs.html"
+    assert is_ours(docs, FOLDER, settings) and is_ours(card, models.REPORTS, settings)
