@@ -23,10 +23,10 @@ from include.gate.rules import load_rules
 from include.gate.verdict import as_table, decide
 from include.operators.artefacts import fetch_archive
 from include.operators.card_data import CONTENT_TYPES, draw_card
-from include.operators.champion import fetch_champion, find_champion
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import CardLink
 from include.operators.records import leave_record
+from include.sagemaker.champion import fetch_champion, find_champion
 from include.sagemaker.storage import parse_s3_uri
 from include.settings import Settings, get_settings
 

@@ -197,12 +197,10 @@ def test_a_live_model_without_a_value_fails_what_is_measured_by_it(champion: flo
     assert check.status == "failed" and "the live model's hit is missing" in check.reason
 
 
-GONE = LIVE.model_copy(update={"absent": "It is gone."})
 BROKEN = LIVE.model_copy(update={"fault": "It is broken."})
 # Which rival, what `champion_knows` says, and what becomes of a rule that needs it.
 RIVALS: dict[str, tuple[Rival, dict[str, Any], str, str]] = {
     "first_deploy": (NOTHING_LIVE, KNOWS, "skipped", "first deploy"),
-    "artefact_gone": (GONE, KNOWS, "skipped", "It is gone."),
     "artefact_broken": (BROKEN, KNOWS, "failed", "It is broken."),
     "another_catalogue": (LIVE, KNOWS | {"value": 0.49}, "skipped", "49% of these queries"),
     "half_the_catalogue": (LIVE, KNOWS | {"value": 0.5}, "failed", "Because."),
