@@ -224,6 +224,7 @@ def decide(
     report_uri: str,
     override_reason: str | None = None,
     rival: Rival = NOTHING_LIVE,
+    fault: str | None = None,
 ) -> Verdict:
     """Decides whether a model may be deployed.
 
@@ -234,14 +235,18 @@ def decide(
         report_uri: Where the report is kept.
         override_reason: Why a rejected model is to be deployed all the same; blank means no override.
         rival: The live model that it is held against.
+        fault: Why nothing was measured at all; the report is not looked at then.
 
     Returns:
-        The verdict. It is closed, with the reason on every rule, where the report cannot be read. The
+        The verdict. It is closed, with the reason on every rule, where there is a fault or the report cannot
+        be read. The
         override's reason is recorded only where it decided.
     """
     metrics: dict[str, float] = {}
     baselines: dict[str, dict[str, float]] = {}
     try:
+        if fault:
+            raise ReportError(fault)
         report = parse_report(report_text or "")
     except ReportError as error:
         checks = closed(rules, str(error))
