@@ -116,6 +116,9 @@ def _judge_slice(rule: Rule, name: str, part: Measurement, factor: float | None)
         return _check(rule, label, "skipped", rule.exempt[name], part)
     if part.sample_size < rule.min_sample:
         return _check(rule, label, "skipped", _too_few(rule, part), part)
+    if part.sessions is not None and part.sessions < rule.min_sessions:
+        few = f"{part.sample_size} queries of {part.sessions} sessions are too few to judge by"
+        return _check(rule, label, "skipped", f"{few} (needs {rule.min_sessions} sessions).", part)
     return _judge(rule, label, part, factor)
 
 

@@ -25,6 +25,7 @@ class Slice:
     """A measured value of one part of the test queries.
 
     Attributes:
+        sessions: Number of sessions that the queries come from.
         champion: The live model's value on the same queries.
         difference: The model's value less the champion's.
         difference_interval: Of the difference, paired.
@@ -33,6 +34,7 @@ class Slice:
     value: float | None
     sample_size: int
     interval: Interval | None = None
+    sessions: int | None = None
     champion: float | None = None
     difference: float | None = None
     difference_interval: Interval | None = None
