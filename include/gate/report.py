@@ -7,6 +7,8 @@ import math
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from include.contracts import IntervalKind
+
 SUPPORTED_REPORT = 1
 
 Interval = tuple[float | None, float | None]
@@ -34,6 +36,7 @@ class Measurement(ReportModel):
     value: float | None = None
     sample_size: int = Field(0, ge=0)
     interval: Interval | None = None
+    interval_kind: IntervalKind = "confidence"
     sessions: int | None = Field(None, ge=0)
     champion: float | None = None
     difference: float | None = None

@@ -134,7 +134,7 @@ def _judge(rule: Rule, label: str, measured: Measurement, factor: float | None) 
     if rule.only_if_sharp and (blunt := _blunt(measured, bound)):
         return _check(rule, label, "skipped", blunt, measured, bound)
     passed = value >= bound if rule.comparison == ">=" else value <= bound
-    sentence = f"{_what(rule)} is {value:.4g}, needs {rule.comparison} {bound:.4g}{_origin(rule)}."
+    sentence = f"{_what(rule, measured)} is {value:.4g}, needs {rule.comparison} {bound:.4g}{_origin(rule)}."
     reason = sentence if passed else f"{sentence} {rule.why}"
     return _check(rule, label, "passed" if passed else "failed", reason, measured, bound)
 
@@ -163,9 +163,11 @@ def _too_few(rule: Rule, measured: Measurement) -> str:
     return f"{measured.sample_size} queries are too few to judge by (needs {rule.min_sample})."
 
 
-def _what(rule: Rule) -> str:
+def _what(rule: Rule, measured: Measurement) -> str:
     kind, _, end = rule.measure.partition("_")
     words = f"{rule.check} less the live model's" if kind == "difference" else rule.check
+    if end and measured.interval_kind == "percentiles":
+        return f"{words} ({'10th' if end == 'low' else '90th'} percentile)"
     return words if not end else f"{words} ({'lower' if end == 'low' else 'upper'} 95 % end)"
 
 
@@ -200,6 +202,7 @@ def _check(
         bound=bound,
         sample_size=measured.sample_size,
         interval=None if low is None or high is None else (low, high),
+        interval_kind=measured.interval_kind,
         reason=reason,
     )
 

@@ -179,6 +179,14 @@ def test_a_busy_machine_does_not_reject_a_model(milliseconds: float, slow: str, 
     assert shipped("answers_at_all", value=milliseconds).status == dead
 
 
+def test_percentiles_are_not_called_confidence() -> None:
+    check = shipped(
+        "answers_in_time_nearly_always", value=50.0, interval=[20, 300], interval_kind="percentiles"
+    )
+    assert "(90th percentile) is 300" in check.reason and "95 %" not in check.reason
+    assert check.interval_kind == "percentiles"
+
+
 def test_a_hostile_slice_name_is_one_short_line() -> None:
     nasty = "\x1b[31mred\nFAILED all" + "x" * 5000
     (check,) = judge(report(slices={nasty: SLICES["big"]}), rules({"each_slice": True})).checks
