@@ -136,6 +136,7 @@ class TrainedModel(Contract):
 
 
 CheckStatus = Literal["passed", "failed", "warned", "skipped"]
+IntervalKind = Literal["confidence", "percentiles"]
 
 
 class Check(Contract):
@@ -148,7 +149,8 @@ class Check(Contract):
         comparison: `>=` or `<=`.
         bound: What the value was held against; None where the bound itself could not be computed.
         sample_size: Number of test queries behind the value.
-        interval: 95 % confidence interval [low, high] of the value, None where it has none.
+        interval: [low, high] around the value, None where it has none.
+        interval_kind: A 95 % confidence interval, or the 10th and 90th percentile of what was measured.
         reason: A sentence a person can act on.
     """
 
@@ -159,6 +161,7 @@ class Check(Contract):
     bound: float | None
     sample_size: int = Field(ge=0)
     interval: tuple[float, float] | None = None
+    interval_kind: IntervalKind = "confidence"
     reason: str
 
 

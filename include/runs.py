@@ -51,6 +51,11 @@ def write_record(client: Any, bucket: str, prefix: str, run_id: str, claim: Cont
     return f"s3://{bucket}/{key}"
 
 
+def delete_record(client: Any, bucket: str, prefix: str, run_id: str, kind: type[Contract]) -> None:
+    """Takes back the claim check of a step that runs again and may end otherwise; none is no error."""
+    client.delete_object(Bucket=bucket, Key=_key(prefix, run_id, STEP_OF[kind]))
+
+
 def read_record(client: Any, bucket: str, prefix: str, run_id: str, kind: type[ClaimT]) -> ClaimT | None:
     """Returns the claim check of a kind, or None where the run has not come so far.
 

@@ -7,6 +7,8 @@ import math
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from include.contracts import IntervalKind
+
 SUPPORTED_REPORT = 1
 
 Interval = tuple[float | None, float | None]
@@ -26,6 +28,7 @@ class Measurement(ReportModel):
     """A value with what it rests on; of a whole check or of one of its slices.
 
     Attributes:
+        sessions: Number of sessions that the queries come from; slices alone have it.
         champion: The live model's value on the same queries.
         difference: The model's value less the live model's, in pairs; slices alone have it.
     """
@@ -33,6 +36,8 @@ class Measurement(ReportModel):
     value: float | None = None
     sample_size: int = Field(0, ge=0)
     interval: Interval | None = None
+    interval_kind: IntervalKind = "confidence"
+    sessions: int | None = Field(None, ge=0)
     champion: float | None = None
     difference: float | None = None
     difference_interval: Interval | None = None

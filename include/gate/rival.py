@@ -12,8 +12,8 @@ class Rival(Contract):
 
     Attributes:
         champion: None where nothing is live.
-        absent: Why there is nothing to be held against; the rules that need it are skipped with this.
-        fault: Why it could not be measured although it is there; those rules fail with this.
+        absent: Why nothing is live to be held against; the rules that need it are skipped with this.
+        fault: Why it could not be measured although it is live; those rules fail with this.
     """
 
     champion: Champion | None = None

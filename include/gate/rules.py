@@ -54,6 +54,7 @@ class Rule(Contract):
     unless: Saturation | None = None
     only_if_sharp: bool = False
     min_sample: int = Field(100, ge=0)
+    min_sessions: int = Field(30, ge=0)
     too_few: Literal["failed", "skipped"] = "failed"
 
     @model_validator(mode="after")
@@ -62,6 +63,8 @@ class Rule(Contract):
             raise ValueError(f"rule {self.name} needs either at_least or at_most")
         if self.exempt and not self.each_slice:
             raise ValueError(f"rule {self.name} exempts slices but has no each_slice")
+        if "min_sessions" in self.model_fields_set and not self.each_slice:
+            raise ValueError(f"rule {self.name} has min_sessions but no each_slice")
         if self.measure.startswith("difference") and not self.each_slice:
             raise ValueError(f"rule {self.name} measures a difference, which slices alone have")
         against = self.measure.startswith("difference") or (self.times is not None and self.times.champion)

@@ -116,6 +116,9 @@ def _judge_slice(rule: Rule, name: str, part: Measurement, factor: float | None)
         return _check(rule, label, "skipped", rule.exempt[name], part)
     if part.sample_size < rule.min_sample:
         return _check(rule, label, "skipped", _too_few(rule, part), part)
+    if part.sessions is not None and part.sessions < rule.min_sessions:
+        few = f"{part.sample_size} queries of {part.sessions} sessions are too few to judge by"
+        return _check(rule, label, "skipped", f"{few} (needs {rule.min_sessions} sessions).", part)
     return _judge(rule, label, part, factor)
 
 
@@ -131,7 +134,7 @@ def _judge(rule: Rule, label: str, measured: Measurement, factor: float | None) 
     if rule.only_if_sharp and (blunt := _blunt(measured, bound)):
         return _check(rule, label, "skipped", blunt, measured, bound)
     passed = value >= bound if rule.comparison == ">=" else value <= bound
-    sentence = f"{_what(rule)} is {value:.4g}, needs {rule.comparison} {bound:.4g}{_origin(rule)}."
+    sentence = f"{_what(rule, measured)} is {value:.4g}, needs {rule.comparison} {bound:.4g}{_origin(rule)}."
     reason = sentence if passed else f"{sentence} {rule.why}"
     return _check(rule, label, "passed" if passed else "failed", reason, measured, bound)
 
@@ -160,9 +163,11 @@ def _too_few(rule: Rule, measured: Measurement) -> str:
     return f"{measured.sample_size} queries are too few to judge by (needs {rule.min_sample})."
 
 
-def _what(rule: Rule) -> str:
+def _what(rule: Rule, measured: Measurement) -> str:
     kind, _, end = rule.measure.partition("_")
     words = f"{rule.check} less the live model's" if kind == "difference" else rule.check
+    if end and measured.interval_kind == "percentiles":
+        return f"{words} ({'10th' if end == 'low' else '90th'} percentile)"
     return words if not end else f"{words} ({'lower' if end == 'low' else 'upper'} 95 % end)"
 
 
@@ -197,6 +202,7 @@ def _check(
         bound=bound,
         sample_size=measured.sample_size,
         interval=None if low is None or high is None else (low, high),
+        interval_kind=measured.interval_kind,
         reason=reason,
     )
 
@@ -224,6 +230,7 @@ def decide(
     report_uri: str,
     override_reason: str | None = None,
     rival: Rival = NOTHING_LIVE,
+    fault: str | None = None,
 ) -> Verdict:
     """Decides whether a model may be deployed.
 
@@ -234,14 +241,18 @@ def decide(
         report_uri: Where the report is kept.
         override_reason: Why a rejected model is to be deployed all the same; blank means no override.
         rival: The live model that it is held against.
+        fault: Why nothing was measured at all; the report is not looked at then.
 
     Returns:
-        The verdict. It is closed, with the reason on every rule, where the report cannot be read. The
+        The verdict. It is closed, with the reason on every rule, where there is a fault or the report cannot
+        be read. The
         override's reason is recorded only where it decided.
     """
     metrics: dict[str, float] = {}
     baselines: dict[str, dict[str, float]] = {}
     try:
+        if fault:
+            raise ReportError(fault)
         report = parse_report(report_text or "")
     except ReportError as error:
         checks = closed(rules, str(error))

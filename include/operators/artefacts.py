@@ -14,10 +14,6 @@ from include.sagemaker.storage import parse_s3_uri
 MAX_ARCHIVE_BYTES = 2 << 30
 
 
-class MissingArtefactError(BadInputError):
-    """There is no such object, and S3 says so."""
-
-
 def fetch_archive(hook: S3Hook, uri: str, folder: Path, unpack: Callable[[Path, Path], None]) -> int:
     """Downloads an archive and unpacks it.
 
@@ -31,14 +27,13 @@ def fetch_archive(hook: S3Hook, uri: str, folder: Path, unpack: Callable[[Path, 
         The archive's size in bytes.
 
     Raises:
-        MissingArtefactError: There is no such archive.
-        BadInputError: It is too large, or cannot be unpacked.
+        BadInputError: It does not exist, is too large, or cannot be unpacked.
         ClientError: S3 refused, or did not answer.
     """
     bucket, key = parse_s3_uri(uri)
     head = hook.head_object(key, bucket)
     if head is None:
-        raise MissingArtefactError(f"{uri} does not exist: the training job's output was deleted.")
+        raise BadInputError(f"{uri} does not exist: what the training job left was deleted.")
     size = int(head["ContentLength"])
     if size > MAX_ARCHIVE_BYTES:
         raise BadInputError(f"{uri} is too large: {size >> 20} MB.")

@@ -16,26 +16,41 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.assets import RAW_EVENTS
-from include.contracts import TrainedModel, Verdict
+from include.contracts import BadInputError, TrainedModel, Verdict
 from include.gate.archives import unpack_evaluation, unpack_model
 from include.gate.rival import Rival
 from include.gate.rules import load_rules
 from include.gate.verdict import as_table, decide
 from include.operators.artefacts import fetch_archive
 from include.operators.card_data import CONTENT_TYPES, draw_card
-from include.operators.champion import fetch_champion, find_champion
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import CardLink
 from include.operators.records import leave_record
+from include.runs import delete_record
+from include.sagemaker.champion import fetch_champion, find_champion
 from include.sagemaker.storage import parse_s3_uri
 from include.settings import Settings, get_settings
 
 SUITE = Path(__file__).resolve().parents[1] / "gate" / "suite.py"
 SUITE_SECONDS = 900
+LONGEST_FAULT = 500
+EVALUATION = "evaluation"
 
 
 class ModelRejectedError(AirflowFailException):
     """The gate said no. Not retried: the same model would be measured again."""
+
+
+class SuiteError(AirflowException):
+    """The suite crashed or took too long. A retry may help, where the machine was short of something.
+
+    Attributes:
+        brief: One line, for the verdict.
+    """
+
+    def __init__(self, happened: str, last_words: str = "") -> None:
+        super().__init__(f"{happened} Its last words:\n{last_words}" if last_words else happened)
+        self.brief = " ".join([happened, *last_words.splitlines()[-1:]])[:LONGEST_FAULT]
 
 
 class Subject(NamedTuple):
@@ -54,6 +69,14 @@ class Subject(NamedTuple):
     champion: Path | None = None
 
 
+class Measured(NamedTuple):
+    """What came of measuring: the suite's report, the live model, and why nothing was measured, if so."""
+
+    report: str | None
+    rival: Rival
+    fault: str | None = None
+
+
 def run_suite(python: Path, subject: Subject, out: Path, timeout: float = SUITE_SECONDS) -> str:
     """Runs the RecList suite in the ML environment.
 
@@ -67,7 +90,8 @@ def run_suite(python: Path, subject: Subject, out: Path, timeout: float = SUITE_
         What the suite printed, for the log.
 
     Raises:
-        AirflowException: The environment is missing, or the suite crashed or took too long.
+        AirflowException: The environment is missing.
+        SuiteError: The suite crashed or took too long.
     """
     # `-I`: neither the caller's PYTHON* variables nor this folder's modules leak into the ML environment.
     command = [str(python), "-I", str(SUITE), "--evaluation", str(subject.evaluation), "--out", str(out)]
@@ -93,11 +117,10 @@ def run_suite(python: Path, subject: Subject, out: Path, timeout: float = SUITE_
             "build it with `make setup` or set PMS_ML_PYTHON."
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise AirflowException(f"The gate's suite took longer than {timeout:g} s and was stopped.") from error
+        raise SuiteError(f"The gate's suite took longer than {timeout:g} s and was stopped.") from error
     if done.returncode != 0:
-        raise AirflowException(
-            f"The gate's suite crashed (exit status {done.returncode}); nothing was decided. "
-            f"Its last words:\n{done.stderr[-2000:].strip()}"
+        raise SuiteError(
+            f"The gate's suite crashed (exit status {done.returncode}).", done.stderr[-2000:].strip()
         )
     return done.stdout
 
@@ -114,7 +137,8 @@ class GateModelOperator(BaseOperator):
     The live model is measured on the same queries. Writes `report.json`, the card and, last,
     `verdict.json` under the project's `reports/<job>/<digest of the run>/`, and returns the verdict. A
     rejected model fails the task without retries, so that nothing after it runs; its verdict is in XCom all
-    the same.
+    the same. So is that of a model that cannot be measured: its files are damaged, or the suite dies of it
+    to the last try.
 
     Args:
         trained_model: Claim check of the training job, a `TrainedModel` as dictionary.
@@ -140,8 +164,8 @@ class GateModelOperator(BaseOperator):
 
         Raises:
             ModelRejectedError: A rule failed and there is no override.
-            AirflowFailException: The claim check or the job's output cannot be used.
-            AirflowException: The suite could not run; a retry may help.
+            AirflowFailException: The claim check cannot be used.
+            AirflowException: The suite could not run, or died, and a retry may help.
         """
         trained = read_claim(TrainedModel, self.trained_model)
         with aws_faults(f"Gate of {trained.job_name}"):
@@ -154,7 +178,10 @@ class GateModelOperator(BaseOperator):
         if not verdict.approved:
             # A failing task returns nothing, and the verdict is most wanted just then.
             context["ti"].xcom_push(key="return_value", value=verdict.to_xcom())
-            reasons = "; ".join(f"{check.name}: {check.reason}" for check in verdict.failures)
+            named: dict[str, list[str]] = {}
+            for check in verdict.failures:
+                named.setdefault(check.reason, []).append(check.name)
+            reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in named.items())
             raise ModelRejectedError(
                 f"The gate rejected {verdict.job_name}; the live endpoint is untouched. {reasons} "
                 f"Report: {verdict.report_uri}"
@@ -170,16 +197,17 @@ class GateModelOperator(BaseOperator):
         hook = S3Hook(aws_conn_id=settings.aws_conn_id)
         # Native template rendering makes None of "None" and a number of "42".
         override = "" if self.override_reason is None else str(self.override_reason)
+        client: Any = hook.get_conn()
+        # Where this run was judged before, that verdict must outlive neither its report nor a failure now.
+        bucket, key = parse_s3_uri(f"{folder_uri}/verdict.json")
+        client.delete_object(Bucket=bucket, Key=key)
+        delete_record(client, settings.bucket, settings.prefix, context["run_id"], Verdict)
+        last_try = context["ti"].try_number > context["ti"].max_tries
         with tempfile.TemporaryDirectory(prefix="gate-") as name:
-            out = Path(name) / "report.json"
-            subject, rival = self._gather(hook, settings, trained, Path(name))
-            self.log.debug("%s", run_suite(settings.ml_python, subject, out))
-            text = out.read_text(encoding="utf-8", errors="replace") if out.is_file() else None
-            verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override, rival)
-            client = hook.get_conn()
-            pages = draw_card(self, context, settings, client, trained, verdict, subject.evaluation, text)
-        # Where this run was judged before, its verdict must not stand beside another report.
-        self._delete(hook, f"{folder_uri}/verdict.json")
+            work = Path(name)
+            text, rival, fault = self._measure(hook, settings, trained, work, last_try)
+            verdict = decide(text, rules, trained, f"{folder_uri}/report.json", override, rival, fault)
+            pages = draw_card(self, context, settings, client, trained, verdict, work / EVALUATION, text)
         self._upload(hook, verdict.report_uri, text or "", "application/json")
         for page, drawn in pages.items():
             self._upload(hook, f"{folder_uri}/{page}", drawn, CONTENT_TYPES[page])
@@ -189,26 +217,43 @@ class GateModelOperator(BaseOperator):
         self._upload(hook, f"{folder_uri}/verdict.json", content, "application/json")
         return verdict
 
-    def _gather(
-        self, hook: S3Hook, settings: Settings, trained: TrainedModel, work: Path
-    ) -> tuple[Subject, Rival]:
-        """Fetches what is measured, and the live model beside it."""
-        evaluation, model, champion = work / "evaluation", work / "model", work / "champion"
-        fetch_archive(hook, trained.evaluation_uri, evaluation, unpack_evaluation)
-        package_bytes = fetch_archive(hook, trained.model_uri, model, unpack_model)
+    def _measure(
+        self, hook: S3Hook, settings: Settings, trained: TrainedModel, work: Path, last_try: bool
+    ) -> Measured:
+        """Fetches the model and the live one, and has the suite measure them."""
+        evaluation, model, champion = work / EVALUATION, work / "model", work / "champion"
         sagemaker: SageMakerHook = SageMakerHook(aws_conn_id=settings.aws_conn_id)  # type: ignore[no-untyped-call]
-        rival = fetch_champion(
-            find_champion(sagemaker.get_conn(), settings.endpoint_name),
-            lambda uri: fetch_archive(hook, uri, champion, unpack_model),
-        )
+        rival = find_champion(sagemaker.get_conn(), settings.endpoint_name)
+        try:
+            fetch_archive(hook, trained.evaluation_uri, evaluation, unpack_evaluation)
+            package_bytes = fetch_archive(hook, trained.model_uri, model, unpack_model)
+        except BadInputError as error:
+            return Measured(None, rival, f"The model cannot be measured: {error}"[:LONGEST_FAULT])
+        rival = fetch_champion(rival, lambda uri: fetch_archive(hook, uri, champion, unpack_model))
         self.log.info("The live model: %s", rival.sentence)
-        return Subject(evaluation, model, package_bytes, champion if rival.is_measurable else None), rival
+        subject = Subject(evaluation, model, package_bytes, champion if rival.is_measurable else None)
+        try:
+            return Measured(self._report(settings, subject, work), rival)
+        except SuiteError as error:
+            died = error
+        if subject.champion is not None:
+            # It may have died of the live model, which must not keep every challenger out without a verdict.
+            self.log.warning("%s\nIt measures once more, without the live model.", died)
+            blamed = rival.model_copy(update={"fault": f"Beside the live model: {died.brief}"})
+            try:
+                return Measured(self._report(settings, subject._replace(champion=None), work), blamed)
+            except SuiteError as error:
+                died = error
+        if not last_try:
+            raise died
+        self.log.error("%s", died)
+        return Measured(None, rival, died.brief)
 
-    @staticmethod
-    def _delete(hook: S3Hook, uri: str) -> None:
-        bucket, key = parse_s3_uri(uri)
-        client: Any = hook.get_conn()
-        client.delete_object(Bucket=bucket, Key=key)
+    def _report(self, settings: Settings, subject: Subject, work: Path) -> str | None:
+        out = work / "report.json"
+        out.unlink(missing_ok=True)
+        self.log.debug("%s", run_suite(settings.ml_python, subject, out))
+        return out.read_text(encoding="utf-8", errors="replace") if out.is_file() else None
 
     @staticmethod
     def _upload(hook: S3Hook, uri: str, content: str, content_type: str) -> None:

@@ -13,9 +13,9 @@ from botocore.exceptions import ClientError
 
 from include.contracts import BadInputError, Champion
 from include.gate.report import ReportError, parse_report
-from include.operators.champion import find_champion
 from include.pages.plot import Chart, Point, chart
 from include.pages.stored import GoneError, is_ours, read_text
+from include.sagemaker.champion import find_champion
 from include.sagemaker.errors import error_code, is_missing
 from include.sagemaker.naming import endpoint_config_name
 from include.sagemaker.registry import Package, list_packages

@@ -147,6 +147,46 @@ def test_a_rule_on_slices_may_excuse_that_there_are_none() -> None:
     assert [check.status for check in verdict.checks] == ["skipped"]
 
 
+@pytest.mark.parametrize(("sessions", "status"), [(None, "failed"), (30, "failed"), (29, "skipped")])
+def test_a_slice_of_few_sessions_is_luck(sessions: int | None, status: str) -> None:
+    slices = {"poor": SLICES["poor"] | {"sample_size": 350, "sessions": sessions}}
+    (check,) = judge(report(slices=slices), rules({"each_slice": True})).checks
+    assert check.status == status
+    assert ("of 29 sessions are too few" in check.reason) is (status == "skipped")
+
+
+def shipped(name: str, **check: Any) -> Any:
+    """Applies one rule as it is shipped."""
+    (rule,) = [rule for rule in load_rules().rules if rule.name == name]
+    text = report(**({"name": rule.check} | check))
+    (applied,) = judge(
+        text, Rules.model_validate({"version": 1, "comparable": COMPARABLE, "rules": [rule]})
+    ).checks
+    return applied
+
+
+@pytest.mark.parametrize("name", ["enough_queries", "enough_sessions"])
+def test_too_few_are_told_with_the_bound_and_why(name: str) -> None:
+    check = shipped(name, value=20.0, sample_size=20)
+    assert check.status == "failed" and "is 20, needs >=" in check.reason and "longer window" in check.reason
+
+
+@pytest.mark.parametrize(("milliseconds", "slow", "dead"), [
+    (150.0, "passed", "passed"), (900.0, "warned", "passed"), (1100.0, "warned", "failed"),
+])  # fmt: skip
+def test_a_busy_machine_does_not_reject_a_model(milliseconds: float, slow: str, dead: str) -> None:
+    assert shipped("answers_in_time", value=milliseconds).status == slow
+    assert shipped("answers_at_all", value=milliseconds).status == dead
+
+
+def test_percentiles_are_not_called_confidence() -> None:
+    check = shipped(
+        "answers_in_time_nearly_always", value=50.0, interval=[20, 300], interval_kind="percentiles"
+    )
+    assert "(90th percentile) is 300" in check.reason and "95 %" not in check.reason
+    assert check.interval_kind == "percentiles"
+
+
 def test_a_hostile_slice_name_is_one_short_line() -> None:
     nasty = "\x1b[31mred\nFAILED all" + "x" * 5000
     (check,) = judge(report(slices={nasty: SLICES["big"]}), rules({"each_slice": True})).checks
@@ -197,12 +237,10 @@ def test_a_live_model_without_a_value_fails_what_is_measured_by_it(champion: flo
     assert check.status == "failed" and "the live model's hit is missing" in check.reason
 
 
-GONE = LIVE.model_copy(update={"absent": "It is gone."})
 BROKEN = LIVE.model_copy(update={"fault": "It is broken."})
 # Which rival, what `champion_knows` says, and what becomes of a rule that needs it.
 RIVALS: dict[str, tuple[Rival, dict[str, Any], str, str]] = {
     "first_deploy": (NOTHING_LIVE, KNOWS, "skipped", "first deploy"),
-    "artefact_gone": (GONE, KNOWS, "skipped", "It is gone."),
     "artefact_broken": (BROKEN, KNOWS, "failed", "It is broken."),
     "another_catalogue": (LIVE, KNOWS | {"value": 0.49}, "skipped", "49% of these queries"),
     "half_the_catalogue": (LIVE, KNOWS | {"value": 0.5}, "failed", "Because."),
@@ -352,6 +390,7 @@ def test_an_empty_report_passes_no_shipped_rule() -> None:
         {"at_least": -0.1, "only_if_sharp": True},
         {"too_few": "passed"},
         {"exempt": {"cold": "x"}},
+        {"min_sessions": 10},
         {"at_leats": 0.2},
         {"why": ""},
     ],

@@ -26,6 +26,7 @@ from include.operators.gate_model import (
     GateModelOperator,
     ModelRejectedError,
     Subject,
+    SuiteError,
     reports_uri,
     run_suite,
 )
@@ -58,6 +59,8 @@ NOTHING_MEASURED = '{"schema_version": 1, "checks": []}'
 
 class Ti:
     """Keeps what is pushed to XCom, and hands over what other tasks left."""
+
+    try_number, max_tries = 1, 2
 
     def __init__(self) -> None:
         self.pushed: dict[str, Any] = {}
@@ -388,12 +391,12 @@ def one_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return file
 
 
-# What lies where the live model's artefact should, the rule's status, and words of its reason.
-LIVE: dict[str, tuple[bytes | None, str, str]] = {
-    "sound": (tar(Member("1/saved_model.pb", b"live")), "failed", "loss is -0.2"),
-    "gone": (None, "skipped", "is gone"),
-    "damaged": (PACKAGE[:-20], "failed", "cannot be unpacked"),
-    "hostile": (tar(Member("1/saved_model.pb", kind=tarfile.SYMTYPE)), "failed", "no plain file"),
+# What lies where the live model's artefact should, and words of the reason why the rule fails.
+LIVE: dict[str, tuple[bytes | None, str]] = {
+    "sound": (tar(Member("1/saved_model.pb", b"live")), "loss is -0.2"),
+    "gone": (None, "does not exist"),
+    "damaged": (PACKAGE[:-20], "cannot be unpacked"),
+    "hostile": (tar(Member("1/saved_model.pb", kind=tarfile.SYMTYPE)), "no plain file"),
 }
 
 
@@ -401,18 +404,15 @@ LIVE: dict[str, tuple[bytes | None, str, str]] = {
 def test_the_model_is_held_against_the_live_one(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path, name: str
 ) -> None:
-    archive, status, words = LIVE[name]
+    archive, words = LIVE[name]
     seen = suite_reports(monkeypatch, json.dumps({"schema_version": 1, "checks": [LOSS]}))
     cloud.put(*build(queries=30))
     cloud.go_live(archive)
-    if status == "failed":
-        with pytest.raises(ModelRejectedError):
-            cloud.run()
-    else:
+    with pytest.raises(ModelRejectedError):
         cloud.run()
     verdict = Verdict.model_validate_json(cloud.read("verdict.json"))
     (check,) = verdict.checks
-    assert check.status == status and words in check.reason
+    assert check.status == "failed" and words in check.reason
     assert verdict.champion is not None and verdict.champion.model_uri == LIVE_URI
     assert seen == [{"model": "challenger"} | ({"champion": "live"} if name == "sound" else {})]
 
@@ -427,16 +427,82 @@ def test_the_first_deploy_has_nothing_to_be_held_against(
 
 
 @pytest.mark.parametrize("content", [None, b"", PACKAGE[:-20]], ids=["gone", "empty", "truncated"])
-def test_a_model_that_cannot_be_unpacked_is_not_judged(cloud: Cloud, content: bytes | None) -> None:
+def test_a_model_that_cannot_be_unpacked_is_rejected_and_may_be_overridden(
+    cloud: Cloud, content: bytes | None
+) -> None:
     cloud.put(*build(queries=30))
     key = str(TRAINED["model_uri"]).split("/", 3)[3]
     if content is None:
         cloud.client.delete_object(Bucket=BUCKET, Key=key)
     else:
         cloud.put_object(str(TRAINED["model_uri"]), content)
-    with pytest.raises(AirflowFailException, match="does not exist|cannot be unpacked"):
+    with pytest.raises(ModelRejectedError, match="does not exist|cannot be unpacked"):
         cloud.run()
-    assert cloud.files() == []
+    assert cloud.files() == [*CARD, "report.json", "verdict.json"]
+    verdict = Verdict.model_validate(cloud.ti.pushed["return_value"])
+    assert len(verdict.failures) == len(verdict.checks) == len(load_rules().rules)
+    assert Verdict.model_validate(cloud.run(override="It is a rehearsal.")).approved
+
+
+def dies(monkeypatch: pytest.MonkeyPatch, when: str) -> list[bool]:
+    """Has the suite die beside the live model alone, or always; returns whether each run was beside it."""
+    seen: list[bool] = []
+
+    def suite(python: Path, subject: Subject, out: Path) -> str:
+        seen.append(subject.champion is not None)
+        if when == "always" or subject.champion is not None:
+            raise SuiteError("It crashed (exit status -9).", "Traceback\nKilled: out of memory")
+        out.write_text(NOTHING_MEASURED)
+        return ""
+
+    monkeypatch.setattr(gate_model, "run_suite", suite)
+    return seen
+
+
+def test_a_suite_that_dies_of_the_live_model_measures_without_it(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path
+) -> None:
+    seen = dies(monkeypatch, "beside")
+    cloud.put(*build(queries=30))
+    cloud.go_live(PACKAGE)
+    with pytest.raises(ModelRejectedError, match="Beside the live model: It crashed.*out of memory"):
+        cloud.run()
+    assert seen == [True, False]
+    assert Verdict.model_validate(cloud.run(override="We know.")).champion is not None
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_suite_that_always_dies_is_retried_and_rejects_at_last(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path, live: bool
+) -> None:
+    seen = dies(monkeypatch, "always")
+    cloud.put(*build(queries=30))
+    if live:
+        cloud.go_live(PACKAGE)
+    for number in (1, 2):
+        cloud.ti.try_number = number
+        with pytest.raises(SuiteError) as caught:
+            cloud.run()
+        assert not isinstance(caught.value, AirflowFailException) and cloud.files() == []
+    cloud.ti.try_number = 3
+    with pytest.raises(ModelRejectedError, match="It crashed.*out of memory"):
+        cloud.run()
+    assert seen == [True, False] * 3 if live else [False] * 3
+    assert cloud.files() == [*CARD, "report.json", "verdict.json"]
+
+
+def test_an_earlier_verdict_does_not_outlive_a_failure(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, one_rule: Path
+) -> None:
+    suite_reports(monkeypatch, NOTHING_MEASURED)
+    cloud.put(*build(queries=30))
+    cloud.run()
+    dies(monkeypatch, "always")
+    with pytest.raises(SuiteError):
+        cloud.run()
+    assert "verdict.json" not in cloud.files()
+    kept = cloud.client.list_objects_v2(Bucket=BUCKET, Prefix="shop/runs/run/").get("Contents", [])
+    assert [item["Key"] for item in kept] == []
 
 
 def test_another_run_keeps_its_own_reports(settings: Settings) -> None:
@@ -469,7 +535,7 @@ def test_a_wrong_claim_check_is_not_retried(cloud: Cloud, trained: object) -> No
 
 
 def test_a_missing_output_is_named(cloud: Cloud) -> None:
-    with pytest.raises(AirflowFailException, match=r"output\.tar\.gz does not exist"):
+    with pytest.raises(ModelRejectedError, match=r"output\.tar\.gz does not exist"):
         cloud.run()
 
 

@@ -143,16 +143,6 @@ class AccuracyChecks(Checks):
         """The same multiple over the queries whose next item the session has not shown yet."""
         self._lift(result, "hit_rate", "popularity", self.evaluation.leads_to_new_product)
 
-    @check("hit_rate@20_over_covisitation")
-    def hit_rate_over_covisitation(self, result: Result) -> None:
-        """Hit rate@20 as a multiple of last-item co-visitation's, paired on the same queries."""
-        self._lift(result, "hit_rate", "covisitation")
-
-    @check("mrr@20_over_covisitation")
-    def mrr_over_covisitation(self, result: Result) -> None:
-        """MRR@20 as a multiple of last-item co-visitation's, paired on the same queries."""
-        self._lift(result, "mrr", "covisitation")
-
     @check("reported_metrics_deviation")
     def reported_metrics_deviation(self, result: Result) -> None:
         """Largest gap between what the job reported and what its predictions give."""

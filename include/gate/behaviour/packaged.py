@@ -173,7 +173,7 @@ class PackagedChecks(Checks):
         taken = self._probe.milliseconds()
         result.value, result.sample_size = finite(np.median(taken)), len(taken)
         low, high = np.percentile(taken, [10, 90])
-        result.interval = (finite(low), finite(high))
+        result.interval, result.interval_kind = (finite(low), finite(high)), "percentiles"
         probe = self._champion_probe
         if probe is not None:
             result.champion = finite(self.of_champion(lambda _: float(np.median(probe.milliseconds()))))

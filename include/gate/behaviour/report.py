@@ -25,6 +25,7 @@ class Slice:
     """A measured value of one part of the test queries.
 
     Attributes:
+        sessions: Number of sessions that the queries come from.
         champion: The live model's value on the same queries.
         difference: The model's value less the champion's.
         difference_interval: Of the difference, paired.
@@ -33,6 +34,7 @@ class Slice:
     value: float | None
     sample_size: int
     interval: Interval | None = None
+    sessions: int | None = None
     champion: float | None = None
     difference: float | None = None
     difference_interval: Interval | None = None
@@ -46,6 +48,7 @@ class Result:
         value: None where it is not a finite number.
         sample_size: Number of test queries behind the value.
         interval: 95 % bootstrap interval over whole sessions, for queries of a session are not independent.
+        interval_kind: `confidence` as above, or `percentiles`, the 10th and 90th of what was measured.
         baselines: The same value for each baseline, on the same queries.
         champion: The same value for the live model, on the same queries; None where there is none.
         error: What the check died of; its values are then missing.
@@ -56,6 +59,7 @@ class Result:
     value: float | None = None
     sample_size: int = 0
     interval: Interval | None = None
+    interval_kind: str = "confidence"
     baselines: dict[str, float | None] = field(default_factory=dict)
     champion: float | None = None
     slices: dict[str, Slice] = field(default_factory=dict)

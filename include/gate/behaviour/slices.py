@@ -40,6 +40,11 @@ def label(value: Any) -> str:
     return text
 
 
+def _named(value: Any) -> str:
+    text = label(value)
+    return f'"{text}"' if text in (OTHER, UNKNOWN) else text
+
+
 def parts_of(values: pd.Series) -> dict[str, Rows]:
     """Cuts queries by their most frequent values into `MOST_SLICES` at most; the rest is `other`.
 
@@ -48,8 +53,9 @@ def parts_of(values: pd.Series) -> dict[str, Rows]:
 
     Returns:
         Slice name to its queries, the most frequent first, null as `unknown`; empty where no value is known.
+        A value that is itself called `unknown` or `other` is in quotes: rules may spare the nameless.
     """
-    names = values.map(label, na_action="ignore").to_numpy(dtype=object)
+    names = values.map(_named, na_action="ignore").to_numpy(dtype=object)
     known = values.notna().to_numpy()
     if not known.any():
         return {}
@@ -60,9 +66,9 @@ def parts_of(values: pd.Series) -> dict[str, Rows]:
     parts = {name: known & (names == name) for name in kept}
     rest = known & ~np.isin(names.astype(str), kept)
     if rest.any():
-        parts[OTHER] = parts.get(OTHER, False) | rest
+        parts[OTHER] = rest
     if not known.all():
-        parts[UNKNOWN] = parts.get(UNKNOWN, False) | ~known
+        parts[UNKNOWN] = ~known
     return parts
 
 
@@ -92,7 +98,10 @@ class SliceChecks(Checks):
             if not rows.any():
                 continue
             part = Slice(
-                finite(own[rows].mean()), int(rows.sum()), self.resampler.interval_of_mean(own, rows)
+                finite(own[rows].mean()),
+                int(rows.sum()),
+                self.resampler.interval_of_mean(own, rows),
+                sessions=len(np.unique(self.evaluation.session_codes[rows])),
             )
             if live is not None:
                 part.champion = finite(live[rows].mean())
@@ -160,4 +169,7 @@ class SliceChecks(Checks):
 
 
 def _number(name: str) -> float:
-    return math.inf if name in (OTHER, UNKNOWN) else float(name)
+    try:
+        return float(name)
+    except ValueError:
+        return math.inf

@@ -29,6 +29,14 @@ PAIRS: dict[str, tuple[Answer, bool]] = {
 }
 
 
+def test_flat_scores_do_not_make_unrelated_lists_the_same() -> None:
+    one = _answer(*((f"a{place}", 0.05) for place in range(K)))
+    shared = {18: True, 17: False, 0: False}
+    for kept, same in shared.items():
+        other = [(f"{'a' if place < kept else 'b'}{place}", 0.05) for place in range(K)]
+        assert same_answer(one, _answer(*other), tolerance=0.01) is same, kept
+
+
 @pytest.mark.parametrize("case", PAIRS)
 def test_answers_are_the_same_but_for_near_ties(case: str) -> None:
     other, same = PAIRS[case]

@@ -72,6 +72,8 @@ def test_a_steady_model_that_serves_what_was_evaluated(
     }
     assert found["package_megabytes"]["value"] == 2.5
     latency = found["single_answer_ms"]
+    assert latency["interval_kind"] == "percentiles"
+    assert found["hit_rate@20"]["interval_kind"] == "confidence"
     assert 0 < latency["interval"][0] <= latency["value"] <= latency["interval"][1]
     assert found["stability_unknown_sku"]["value"] == 1.0
     for name in STABILITY:

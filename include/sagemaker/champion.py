@@ -10,7 +10,6 @@ from botocore.exceptions import ClientError
 
 from include.contracts import BadInputError, Champion
 from include.gate.rival import NOTHING_LIVE, Rival
-from include.operators.artefacts import MissingArtefactError
 from include.sagemaker.errors import explain, is_missing, is_permanent
 
 log = logging.getLogger(__name__)
@@ -20,6 +19,8 @@ _SERVES_NOBODY = {"Creating": "is being created", "Deleting": "is being deleted"
 
 def find_champion(sagemaker: Any, endpoint: str) -> Rival:
     """Returns the model behind the endpoint, or why there is none.
+
+    What was deleted under a live endpoint is a fault and no first deploy: customers are served from it.
 
     Args:
         sagemaker: boto3 SageMaker client.
@@ -37,13 +38,13 @@ def find_champion(sagemaker: Any, endpoint: str) -> Rival:
     name = str(described.get("EndpointConfigName", ""))
     config = _found(lambda: sagemaker.describe_endpoint_config(EndpointConfigName=name))
     if config is None:
-        return Rival(absent=f"The live model cannot be known: its configuration {name} was deleted.")
+        return Rival(fault=f"The live model cannot be known: its configuration {name} was deleted.")
     model_name = _served_most(config)
     if not model_name:
         return Rival(fault=f"The live configuration {name} names no model.")
     model = _found(lambda: sagemaker.describe_model(ModelName=model_name))
     if model is None:
-        return Rival(absent=f"The live model's artefact cannot be known: model {model_name} was deleted.")
+        return Rival(fault=f"The live model's artefact cannot be known: model {model_name} was deleted.")
     uri = _artefact(model)
     if not uri:
         return Rival(
@@ -68,9 +69,9 @@ def fetch_champion(rival: Rival, fetch: Callable[[str], object]) -> Rival:
         fetch: Downloads and unpacks the artefact at a URI.
 
     Returns:
-        The rival, with the reason why it cannot be measured where it cannot. An artefact that is gone for
-        good is no measure; one that is there and cannot be used closes the gate, for nobody knows then
-        whether the challenger is worse.
+        The rival, with the reason why it cannot be measured where it cannot. The endpoint serves it all the
+        same, from its own copy: without its artefact nobody knows whether the challenger is worse, and that
+        closes the gate.
 
     Raises:
         ClientError: A fault of the transport, which a retry may mend.
@@ -80,8 +81,6 @@ def fetch_champion(rival: Rival, fetch: Callable[[str], object]) -> Rival:
     uri = rival.champion.model_uri
     try:
         fetch(uri)
-    except MissingArtefactError:
-        return rival.model_copy(update={"absent": f"The live model's artefact {uri} is gone."})
     except BadInputError as error:
         return rival.model_copy(update={"fault": f"The live model cannot be measured: {uri}: {error}"})
     except ClientError as error:

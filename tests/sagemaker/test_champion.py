@@ -8,8 +8,7 @@ from botocore.exceptions import ClientError
 
 from include.contracts import BadInputError, Champion
 from include.gate.rival import NOTHING_LIVE, Rival
-from include.operators.artefacts import MissingArtefactError
-from include.operators.champion import fetch_champion, find_champion
+from include.sagemaker.champion import fetch_champion, find_champion
 from include.sagemaker.training import tags
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal
 
@@ -18,6 +17,15 @@ URI = "s3://shop/models/pms-1/output/model.tar.gz"
 LIVE = Champion(model_name=MODEL, model_uri=URI, job_name="pms-1", snapshot_id="snap-1")
 OUR_TAGS = tags(training_job="pms-1", snapshot_id="snap-1")
 VARIANT = {"VariantName": "AllTraffic", "ModelName": MODEL, "InitialVariantWeight": 1.0}
+
+
+@pytest.fixture
+def sagemaker(monkeypatch: pytest.MonkeyPatch) -> FakeSageMaker:
+    """A scripted SageMaker behind every boto3 client of this process."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fake = FakeSageMaker()
+    fake.install(monkeypatch)
+    return fake
 
 
 @pytest.fixture
@@ -93,10 +101,10 @@ def test_tags_that_may_not_be_read_are_done_without(
 
 
 @pytest.mark.parametrize("gone", ["configs", "models"])
-def test_what_was_deleted_under_a_live_endpoint_is_no_measure(live: FakeSageMaker, gone: str) -> None:
+def test_what_was_deleted_under_a_live_endpoint_closes_the_gate(live: FakeSageMaker, gone: str) -> None:
     getattr(live, gone).clear()
     rival = find()
-    assert rival.fault is None and "was deleted" in str(rival.absent)
+    assert rival.absent is None and "was deleted" in str(rival.fault)
 
 
 FAULTY: dict[str, dict[str, Any]] = {
@@ -129,18 +137,18 @@ def test_a_refusal_to_say_is_not_a_first_deploy(live: FakeSageMaker, operation: 
         find()
 
 
-# What fetching the artefact ends with, and what becomes of the rival.
-FETCHED: dict[str, tuple[Exception | None, str | None, str | None]] = {
-    "fetched": (None, None, None),
-    "gone": (MissingArtefactError("x"), "is gone", None),
-    "damaged": (BadInputError("cannot be unpacked"), None, "cannot be unpacked"),
-    "denied": (refusal("HeadObject", "403", "Forbidden", 403), None, "Allow HeadObject"),
+# What fetching the artefact ends with, and the rival's fault.
+FETCHED: dict[str, tuple[Exception | None, str | None]] = {
+    "fetched": (None, None),
+    "gone": (BadInputError("does not exist"), "does not exist"),
+    "damaged": (BadInputError("cannot be unpacked"), "cannot be unpacked"),
+    "denied": (refusal("HeadObject", "403", "Forbidden", 403), "Allow HeadObject"),
 }
 
 
 @pytest.mark.parametrize("name", FETCHED)
 def test_an_artefact_that_cannot_be_had(name: str) -> None:
-    error, absent, fault = FETCHED[name]
+    error, fault = FETCHED[name]
 
     def fetch(uri: str) -> None:
         assert uri == URI
@@ -150,7 +158,7 @@ def test_an_artefact_that_cannot_be_had(name: str) -> None:
     rival = fetch_champion(Rival(champion=LIVE), fetch)
     assert rival.champion == LIVE, "it is live all the same"
     assert rival.is_measurable is (error is None)
-    assert (absent or "None") in str(rival.absent) and (fault or "None") in str(rival.fault)
+    assert rival.absent is None and (fault or "None") in str(rival.fault)
 
 
 def test_a_fault_of_the_transport_is_for_a_retry() -> None:
