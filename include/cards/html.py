@@ -194,25 +194,29 @@ def _moment(text: str) -> str:
     return f"{shorten(text)[:16].replace('T', ' ')} UTC"
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
+def page_environment(templates: Path) -> Environment:
+    """Returns what draws HTML from a folder of templates; texts are escaped, a missing one is an error."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(templates),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update(number=number, percent=percent, short=shorten)
+    return environment
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = page_environment(TEMPLATES)
     environment.filters.update(
         band=lambda band: band if band in BANDS else "skipped",
         described=_described,
         moment=_moment,
-        number=number,
         pairs=_pairs,
-        percent=percent,
         place=place,
         segment=_segment,
-        short=shorten,
         shown=shown,
         sku=_sku,
         strip=strip_of,

@@ -33,7 +33,7 @@ class Blend:
     Attributes:
         weights: float32 [features, components].
         own_rate: An own product that was met `n` steps ago weighs `exp(own_rate * n)`. Shops differ: in some
-            the product before is the likeliest to be looked at again, in others the one that all began with.
+            the product before is the likeliest to be looked at again, in others older ones are as likely.
     """
 
     weights: npt.NDArray[np.float32]

@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
-from include.cards.text import number, percent, shorten
+from include.cards.html import page_environment
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -22,14 +22,8 @@ def query(skus: Sequence[str]) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(short=shorten, number=number, percent=percent, query=query)
+    environment = page_environment(TEMPLATES)
+    environment.filters.update(query=query)
     return environment
 
 
