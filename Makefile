@@ -118,6 +118,7 @@ lock: | $(UV) ## Resolve every environment anew
 	@$(COMPILE) --override requirements/ml.overrides requirements/ml.in -o requirements/ml.txt
 	@$(COMPILE) requirements/fakesnow.in -o requirements/fakesnow.txt
 	@$(COMPILE) requirements/peers.in -o requirements/peers.txt
+	@$(ML_PYTHON) -m include.local.image_catalogue
 
 clean: down ## Remove environments and everything built
 	@rm -rf .venv .venv-ml .venv-fakesnow .venv-peers .tools build include/dbt/target include/dbt/logs

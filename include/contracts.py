@@ -122,7 +122,10 @@ class TrainedModel(Contract):
         job_name: Function of snapshot, code, hyper-parameters and image; SageMaker names a search's trials.
         model_uri: `s3://…/model.tar.gz`, the artefact that is gated and deployed byte for byte.
         evaluation_uri: `s3://…/output.tar.gz`, holds `evaluation/` (metrics, predictions, smoke cases).
-        billable_seconds: Of this job; of all trials where there was a search.
+        billable_seconds: Of this job, on all instances; of all trials where there was a search.
+        cost_usd: Those seconds at list price; None where the instance or the region has none.
+        data_until: ISO date; the day after the last that it learned from. None where it is not known.
+        trained_at: ISO moment (UTC) at which its job was created. None where it is not known.
         tuning: The search that it won; None where there was none.
     """
 
@@ -132,6 +135,9 @@ class TrainedModel(Contract):
     model_uri: str
     evaluation_uri: str
     billable_seconds: int = Field(ge=0)
+    cost_usd: float | None = Field(default=None, ge=0)
+    data_until: str | None = None
+    trained_at: str | None = None
     tuning: Tuning | None = None
 
 
@@ -238,7 +244,12 @@ class SmokeCase(Contract):
 
 
 class Deployment(Contract):
-    """What is live after a deploy, confirmed against what was asked for."""
+    """What is live after a deploy, confirmed against what was asked for.
+
+    Attributes:
+        replaced: Endpoint configuration that was live before; None for the first.
+        ephemeral: The endpoint was made for this test alone and is deleted after it.
+    """
 
     endpoint_name: str
     endpoint_config_name: str
@@ -247,3 +258,4 @@ class Deployment(Contract):
     snapshot_id: str
     smoke_cases: int = Field(ge=0)
     replaced: str | None = None
+    ephemeral: bool = False

@@ -86,6 +86,29 @@ def run_params(settings: Settings) -> dict[str, Param]:
             title="Training minutes at most",
             description="The job, or each tuning trial, is stopped, and billing ends, after this long.",
         ),
+        "training_instances": Param(
+            1,
+            type="integer",
+            minimum=1,
+            maximum=8,
+            title="Training instances",
+            description="Each learns from a share of the same batches. The emulator has one.",
+        ),
+        "spot": Param(
+            settings.training_spot,
+            type="boolean",
+            title="Train on spare capacity",
+            description="Managed spot: cheaper, may be interrupted (it goes on from its checkpoint) and may "
+            f"wait for machines, at most {settings.spot_wait_minutes} minutes in all.",
+        ),
+        "max_cost": Param(
+            settings.max_cost,
+            type=["null", "number"],
+            exclusiveMinimum=0,
+            title="US dollars at most",
+            description="A training that could cost more at list price is refused before it starts. Empty: "
+            "no limit.",
+        ),
         "tune_trials": Param(
             0,
             type="integer",
@@ -109,6 +132,28 @@ def run_params(settings: Settings) -> dict[str, Param]:
             type="boolean",
             title="Deploy",
             description="Off: stop after the gate's verdict and leave the endpoint alone.",
+        ),
+        "allow_older": Param(
+            False,
+            type="boolean",
+            title="Deploy over a newer one",
+            description="Off: a model of older data than that of the live one is left in the registry.",
+        ),
+        "shadow_minutes": Param(
+            0,
+            type="integer",
+            minimum=0,
+            maximum=1440,
+            title="Shadow test, minutes",
+            description="N: the new model first gets a copy of the live traffic for so long, and the card "
+            "compares its answers with the live model's. Costs an instance more. Not with serverless.",
+        ),
+        "ephemeral": Param(
+            False,
+            type="boolean",
+            title="Deploy, test, delete",
+            description="The model is put on an endpoint of its own, tested and deleted: the live endpoint "
+            "is left alone and nothing goes on costing money.",
         ),
         "require_approval": Param(
             settings.require_approval,

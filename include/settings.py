@@ -65,15 +65,45 @@ class Settings(BaseSettings):
         "arn:aws:iam::123456789012:role/post-modern-stack-sagemaker",
         description="Execution role of training jobs and models.",
     )
-    training_image: str = Field(
-        "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-training:2.21-gpu-py312",
-        description="Image of the training job; keep the account and region of your own region's catalogue.",
+    training_framework_version: str = Field(
+        "2.21",
+        pattern=r"^\d+\.\d+$",
+        description="TensorFlow of the training job; its image is AWS's own for the region and the instance.",
     )
-    serving_image: str = Field(
-        "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-inference:2.20-cpu",
-        description="Image of the endpoint.",
+    serving_framework_version: str = Field(
+        "2.20",
+        pattern=r"^\d+\.\d+$",
+        description="TensorFlow Serving of the endpoint; its image is found likewise.",
     )
+    training_image: str | None = Field(None, description="Image of the training job, where not AWS's own.")
+    serving_image: str | None = Field(None, description="Image of the endpoint, where not AWS's own.")
     training_instance_type: str = Field("ml.g5.xlarge", description="Default instance of the training job.")
+    training_volume_gb: int = Field(
+        50, ge=1, le=16384, description="Disk of a training instance without one of its own."
+    )
+    training_spot: bool = Field(
+        False, description="Train on spare capacity, cheaper and interruptible, unless a run says otherwise."
+    )
+    spot_wait_minutes: int = Field(
+        60, ge=1, le=1440, description="Time that a job on spare capacity may wait for it, in all."
+    )
+    max_cost: float | None = Field(
+        25,
+        gt=0,
+        description="A training that could cost more US dollars is refused, unless a run says otherwise; "
+        "empty for no limit.",
+    )
+    vpc_subnets: str = Field(
+        "", description="Subnets of jobs and endpoints, with commas between; empty for no VPC."
+    )
+    vpc_security_groups: str = Field("", description="Their security groups; needed with subnets.")
+    kms_key_id: str | None = Field(
+        None, description="KMS key of volumes, artefacts and captured data, where not AWS's own."
+    )
+    resource_tags: dict[str, str] = Field(
+        default_factory=dict,
+        description="Tags, as JSON, of all that is made in SageMaker, besides the project's own.",
+    )
     tracking: Literal["none", "mlflow", "comet"] = Field(
         "none", description="Where training jobs copy parameters and learning curve."
     )
@@ -83,6 +113,42 @@ class Settings(BaseSettings):
         description="Address of the MLflow server, without a password; needed with `mlflow`.",
     )
     endpoint_instance_type: str = Field("ml.m5.large", description="Instance behind the endpoint.")
+    endpoint_instance_count: int = Field(1, ge=1, le=50, description="Number of instances, to begin with.")
+    endpoint_max_instances: int = Field(
+        1, ge=1, le=50, description="As many by autoscaling, where more than to begin with."
+    )
+    endpoint_invocations_per_instance: int = Field(
+        6000, ge=1, description="Requests a minute and instance that autoscaling aims at."
+    )
+    endpoint_serverless: bool = Field(
+        False, description="Serve without instances of one's own: paid by request, with cold starts."
+    )
+    serverless_memory_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] = Field(
+        3072, description="Memory of a serverless endpoint."
+    )
+    serverless_max_concurrency: int = Field(
+        20, ge=1, le=200, description="Requests at a time of a serverless endpoint."
+    )
+    traffic_shift: Literal["all_at_once", "canary", "linear"] = Field(
+        "all_at_once",
+        description="How traffic moves to a new model; the other two need two instances or more.",
+    )
+    traffic_step_percent: int = Field(
+        10, ge=5, le=50, description="Share of the canary, or of a linear step."
+    )
+    bake_seconds: int = Field(
+        300, ge=0, le=3600, description="Time that alarms watch each step of the new model."
+    )
+    rollback_on_alarms: bool = Field(
+        True, description="Have SageMaker put the old model back where an alarm of `aws.yaml` goes off."
+    )
+    capture_percent: int = Field(
+        20, ge=0, le=100, description="Share of requests and answers that is kept on S3; 0 for none."
+    )
+    keep_versions: int = Field(
+        10, ge=2, le=1000, description="SageMaker models and endpoint configurations to keep, the newest."
+    )
+    keep_snapshots: int = Field(30, ge=2, le=10000, description="Snapshots to keep, the newest of a tenant.")
     endpoint_name: str = Field("shop-recommender", description="Stable name of the endpoint.")
     model_package_group: str = Field(
         "",
@@ -113,6 +179,23 @@ class Settings(BaseSettings):
     def home(self) -> str:
         """Where on S3 the project's folders lie, without a slash at the end."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @property
+    def alarm_names(self) -> tuple[str, ...]:
+        """CloudWatch alarms that watch a new model; `include/cloud/aws.yaml` makes them."""
+        if not self.rollback_on_alarms or self.endpoint_serverless:
+            return ()
+        return tuple(f"{self.endpoint_name}-{what}" for what in ("5xx", "latency", "model-errors"))
+
+    @property
+    def network(self) -> dict[str, list[str]] | None:
+        """`VpcConfig` of jobs and models; None for no VPC."""
+        if not self.vpc_subnets:
+            return None
+        return {
+            "SecurityGroupIds": [part.strip() for part in self.vpc_security_groups.split(",")],
+            "Subnets": [part.strip() for part in self.vpc_subnets.split(",")],
+        }
 
     @property
     def tracking_environment(self) -> dict[str, str]:
@@ -148,8 +231,29 @@ class Settings(BaseSettings):
         self.model_package_group = self.model_package_group or self.endpoint_name
         return self
 
+    @model_validator(mode="after")
+    def _network_is_whole(self) -> Settings:
+        if bool(self.vpc_subnets) != bool(self.vpc_security_groups):
+            raise ValueError("vpc_subnets and vpc_security_groups go together: set both, or none")
+        return self
+
+    @model_validator(mode="after")
+    def _traffic_can_be_shared(self) -> Settings:
+        if self.endpoint_serverless and self.traffic_shift != "all_at_once":
+            raise ValueError("a serverless endpoint moves all_at_once: SageMaker has no other way for it")
+        if self.traffic_shift != "all_at_once" and self.endpoint_instance_count < 2:
+            raise ValueError(
+                f"traffic_shift {self.traffic_shift!r} puts at most half of the instances to work first: set "
+                "endpoint_instance_count to 2 or more, or traffic_shift to 'all_at_once'"
+            )
+        return self
+
     @field_validator(
         "schedule",
+        "training_image",
+        "serving_image",
+        "max_cost",
+        "kms_key_id",
         "dbt_cloud_job_id",
         "git_revision",
         "snowflake_warehouse",

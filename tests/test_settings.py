@@ -83,3 +83,28 @@ def test_every_setting_and_its_default_is_in_the_readme(root: Path) -> None:
 def test_prefix_may_be_empty_or_have_slashes_around_it(given: str, prefix: str, home: str) -> None:
     made = Settings(bucket="b", prefix=given)
     assert (made.prefix, made.home) == (prefix, home)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"vpc_subnets": "subnet-1"}, "set both, or none"),
+        ({"traffic_shift": "canary"}, "endpoint_instance_count to 2 or more"),
+        ({"traffic_shift": "linear", "endpoint_serverless": True}, "moves all_at_once"),
+    ],
+)
+def test_settings_that_cannot_go_together_are_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Settings(_env_file=None, **values)  # type: ignore[arg-type]
+
+
+def test_subnets_become_a_vpc_config() -> None:
+    made = Settings(_env_file=None, vpc_subnets="subnet-1, subnet-2", vpc_security_groups="sg-1")  # type: ignore[call-arg]
+    assert made.network == {"Subnets": ["subnet-1", "subnet-2"], "SecurityGroupIds": ["sg-1"]}
+    assert Settings(_env_file=None).network is None  # type: ignore[call-arg]
+
+
+def test_alarms_are_named_after_the_endpoint() -> None:
+    made = Settings(_env_file=None, endpoint_name="e")  # type: ignore[call-arg]
+    assert made.alarm_names == ("e-5xx", "e-latency", "e-model-errors")
+    assert made.model_copy(update={"rollback_on_alarms": False}).alarm_names == ()

@@ -209,8 +209,8 @@ def _live(settings: Settings, trained: TrainedModel) -> Live:
         region=client.meta.region_name,
         config=config,
         known=known,
-        model_name=str(wanted_model(trained, settings)["ModelName"]),
-        wanted=str(wanted_config(trained, settings)["EndpointConfigName"]),
+        model_name=str(wanted_model(trained, settings, client.meta.region_name)["ModelName"]),
+        wanted=str(wanted_config(trained, settings, client.meta.region_name)["EndpointConfigName"]),
     )
 
 

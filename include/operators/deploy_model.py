@@ -33,6 +33,7 @@ from include.sagemaker.endpoint import (
     update_endpoint_request,
 )
 from include.sagemaker.errors import error_code, error_message, is_existing, is_missing
+from include.sagemaker.images import serving_image
 from include.sagemaker.registry import record_approval
 from include.sagemaker.smoke import compare_answers, parse_answer, read_smoke_cases, request_body
 from include.sagemaker.storage import parse_s3_uri
@@ -66,18 +67,27 @@ def approved_model(trained_model: object, verdict: object) -> TrainedModel:
     return trained
 
 
-def wanted_model(trained: TrainedModel, settings: Settings) -> dict[str, Any]:
+def region_of(hook: SageMakerHook) -> str | None:
+    """Returns the region of the hook's connection."""
+    client: Any = hook.get_conn()
+    return str(client.meta.region_name) if client.meta.region_name else None
+
+
+def wanted_model(trained: TrainedModel, settings: Settings, region: str | None) -> dict[str, Any]:
     """Returns the CreateModel request that these settings make of a trained model."""
     return model_request(
-        trained, image=settings.serving_image, role_arn=settings.sagemaker_role_arn, environment={}
+        trained,
+        image=serving_image(settings, region),
+        role_arn=settings.sagemaker_role_arn,
+        environment={},
     )
 
 
-def wanted_config(trained: TrainedModel, settings: Settings) -> dict[str, Any]:
+def wanted_config(trained: TrainedModel, settings: Settings, region: str | None) -> dict[str, Any]:
     """Returns the CreateEndpointConfig request that these settings make of a trained model."""
     return endpoint_config_request(
         trained,
-        str(wanted_model(trained, settings)["ModelName"]),
+        str(wanted_model(trained, settings, region)["ModelName"]),
         instance_type=settings.endpoint_instance_type,
     )
 
@@ -135,7 +145,8 @@ class CreateModelOperator(SageMakerModelOperator):
     def execute(self, context: Context) -> dict[str, str]:
         """Creates the model; returns its name."""
         with aws_faults("Creating the model"):
-            self.config = wanted_model(approved_model(self.trained_model, self.verdict), get_settings())
+            trained = approved_model(self.trained_model, self.verdict)
+            self.config = wanted_model(trained, get_settings(), region_of(self.hook))
             name = str(self.config["ModelName"])
             created = _create_unless_there(
                 name, self.config, self.hook.create_model, self.hook.describe_model
@@ -165,7 +176,8 @@ class CreateEndpointConfigOperator(SageMakerEndpointConfigOperator):
     def execute(self, context: Context) -> dict[str, str]:
         """Creates the configuration; returns its name."""
         with aws_faults("Creating the endpoint configuration"):
-            self.config = wanted_config(approved_model(self.trained_model, self.verdict), get_settings())
+            trained = approved_model(self.trained_model, self.verdict)
+            self.config = wanted_config(trained, get_settings(), region_of(self.hook))
             name = str(self.config["EndpointConfigName"])
             created = _create_unless_there(
                 name, self.config, self.hook.create_endpoint_config, self.hook.describe_endpoint_config
@@ -203,7 +215,7 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
         settings = get_settings()
         with aws_faults("Deploying"):
             trained = approved_model(self.trained_model, self.verdict)
-            request = wanted_config(trained, settings)
+            request = wanted_config(trained, settings, region_of(self.hook))
             config = str(request["EndpointConfigName"])
             EndpointLink.leave(context, self.hook.get_conn(), endpoint=settings.endpoint_name)
             replaced = self._move(context, config, settings)

@@ -16,6 +16,7 @@ from include.operators.deploy_model import wanted_model
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import RegistryLink
 from include.sagemaker.errors import is_missing
+from include.sagemaker.images import serving_image
 from include.sagemaker.packages import package_request
 from include.sagemaker.registry import ensure_group, register
 from include.settings import PROJECT_ROOT, Settings, get_settings
@@ -73,8 +74,8 @@ class RegisterModelOperator(BaseOperator):
                 group,
                 trained,
                 verdict,
-                image=settings.serving_image,
-                model_name=str(wanted_model(trained, settings)["ModelName"]),
+                image=serving_image(settings, client.meta.region_name),
+                model_name=str(wanted_model(trained, settings, client.meta.region_name)["ModelName"]),
                 require_approval=self.require_approval is True,
                 job=_training_job(client, trained.job_name),
                 git_revision=git_revision(settings),

@@ -18,6 +18,7 @@ from include.operators.links import TrainingJobLink
 from include.operators.records import leave_record
 from include.operators.sagemaker_jobs import Job, TrainingJob, TuningJob
 from include.sagemaker.errors import explain, is_existing, is_missing
+from include.sagemaker.images import training_image
 from include.sagemaker.naming import MAX_ATTEMPTS, attempt_name, training_job_name
 from include.sagemaker.source import build_source_archive, source_digest
 from include.sagemaker.storage import object_exists
@@ -114,16 +115,17 @@ class TrainModelOperator(SageMakerTrainingOperator):
         self._upload_source(source_uri)
         hyperparameters = dict(self.hyperparameters)
         client: Any = self.hook.get_conn()
+        image = training_image(settings, client.meta.region_name, self.instance_type)
         request = training_request(
             # Tracking is no part of the name: it changes nothing of what is learned.
             job_name=training_job_name(
-                snapshot.snapshot_id, digest, hyperparameters, settings.training_image, self.instance_type
+                snapshot.snapshot_id, digest, hyperparameters, image, self.instance_type
             ),
             snapshot=snapshot,
             hyperparameters=hyperparameters,
             source_uri=source_uri,
             output_uri=f"{root}/models",
-            image=settings.training_image,
+            image=image,
             role_arn=settings.sagemaker_role_arn,
             instance_type=self.instance_type,
             max_runtime_seconds=int(self.max_runtime_seconds),

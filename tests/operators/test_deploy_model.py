@@ -42,7 +42,7 @@ def claims(trained: TrainedModel, approval: Verdict) -> dict[str, Any]:
 
 @pytest.fixture
 def wanted(trained: TrainedModel, settings: Settings) -> str:
-    return str(wanted_config(trained, settings)["EndpointConfigName"])
+    return str(wanted_config(trained, settings, "us-east-1")["EndpointConfigName"])
 
 
 def execute(kind: Any, claims: dict[str, Any], store: TaskStore | None = None, **extra: Any) -> Any:

@@ -74,7 +74,7 @@ def test_a_verdict_is_registered_as_what_it_says(
     [package] = packages()
     assert (package.arn, package.approval) == (registered.package_arn, approval_status)
     assert package.model_uri == trained.model_uri
-    assert package.model_name == wanted_model(trained, settings)["ModelName"]
+    assert package.model_name == wanted_model(trained, settings, "us-east-1")["ModelName"]
     [created] = sagemaker.made("CreateModelPackage")
     told = created["CustomerMetadataProperties"]
     assert (told["hyperparameter/architecture"], told["git_revision"]) == ("gru", "f" * 40)
