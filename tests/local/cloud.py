@@ -10,6 +10,7 @@ import os
 import tarfile
 import textwrap
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,13 @@ class Cloud:
     @property
     def s3(self) -> Any:
         return self.client("s3")
+
+    def set_faults(self, method: str, rules: list[dict[str, Any]] | None = None) -> None:
+        """Adds (POST) or clears (DELETE) fault rules."""
+        body = None if rules is None else json.dumps(rules).encode()
+        request = urllib.request.Request(f"{self.url}/_emulator/faults", body, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
 
     def name(self, stem: str = "thing") -> str:
         return f"{stem}-{next(_numbers)}"

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,20 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, fake_model_server: Path) -> 
         server_command=[sys.executable, str(fake_model_server)],
         startup_seconds=6,
         stop_grace_seconds=1,
+        faults=True,
     )
     with emulator:
         cloud = Cloud(emulator.url, state_dir, clients_of(emulator.url))
         cloud.s3.create_bucket(Bucket=BUCKET)
         yield cloud
+
+
+@pytest.fixture
+def faults(cloud: Cloud) -> Iterator[Callable[..., None]]:
+    """Sets fault rules, which end with the test."""
+
+    def add(*rules: dict[str, Any]) -> None:
+        cloud.set_faults("POST", list(rules))
+
+    yield add
+    cloud.set_faults("DELETE")

@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,26 +23,31 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from include.local.emulator import calls
 from include.local.emulator.api import SageMaker
 from include.local.emulator.endpoints import MAX_BODY_BYTES, Endpoints
 from include.local.emulator.errors import AwsError
+from include.local.emulator.faults import DROP, Faults
+from include.local.emulator.faults import ROUTE as FAULTS_ROUTE
 from include.local.emulator.jobs import TrainingJobs
 from include.local.emulator.models import Models
 from include.local.emulator.registry import Registry
+from include.local.emulator.storage import ACCESS_KEY
 from include.local.emulator.tuning import TuningJobs
 
 HOST = "127.0.0.1"
 MODEL_SERVER = Path(__file__).resolve().parent.parent / "model_server.py"
 DEFAULT_REGION = "us-east-1"
 _INVOCATIONS = re.compile(r"/endpoints/([^/]+)/invocations")
-_CREDENTIAL = re.compile(r"Credential=[^/]+/\d+/([a-z0-9-]+)/")
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|\[::1\]|([a-z0-9.-]+\.)?localhost)(:\d+)?", re.IGNORECASE)
 _REASONS = {
     200: "OK",
     400: "Bad Request",
     403: "Forbidden",
+    404: "Not Found",
     413: "Content Too Large",
     424: "Failed Dependency",
+    429: "Too Many Requests",
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
@@ -64,6 +70,10 @@ class Emulator:
             `ml_python`.
         startup_seconds: Time that a model server has for its first good ping.
         stop_grace_seconds: Time between TERM and KILL.
+        faults: Whether there is a control route for faults.
+
+    Attributes:
+        faults: What goes wrong on demand.
     """
 
     def __init__(
@@ -75,6 +85,7 @@ class Emulator:
         server_command: Sequence[str] | None = None,
         startup_seconds: float = 120.0,
         stop_grace_seconds: float = 5.0,
+        faults: bool = False,
     ) -> None:
         # Not resolved: a virtual environment's interpreter is a link, and finds its home by its own path.
         self._ml_python = str(Path(ml_python).absolute())
@@ -83,6 +94,8 @@ class Emulator:
         self._server_command = list(server_command or [self._ml_python, str(MODEL_SERVER)])
         self._startup_seconds = startup_seconds
         self._grace = stop_grace_seconds
+        self._control_route = faults
+        self.faults = Faults()
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
         self._sagemaker: SageMaker | None = None
@@ -163,7 +176,7 @@ class Emulator:
             self._server = make_server(
                 HOST,
                 listener.getsockname()[1],
-                Application(self._sagemaker),
+                Application(self._sagemaker, self.faults, control_route=self._control_route),
                 threaded=True,
                 request_handler=_QuietHandler,
                 fd=listener.fileno(),
@@ -177,10 +190,14 @@ class Application:
 
     Args:
         sagemaker: Our part; moto's comes by itself.
+        faults: What goes wrong on demand.
+        control_route: Whether the faults can be set by requests.
     """
 
-    def __init__(self, sagemaker: SageMaker) -> None:
+    def __init__(self, sagemaker: SageMaker, faults: Faults, *, control_route: bool) -> None:
         self._sagemaker = sagemaker
+        self._faults = faults
+        self._control_route = control_route
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -188,12 +205,18 @@ class Application:
         path = environ.get("PATH_INFO", "")
         try:
             _refuse_browsers(environ)
+            if path == FAULTS_ROUTE:
+                return self._set_faults(environ, start_response)
+            if (fault := self._fault(environ, start_response)) is not None:
+                return fault
             if match := _INVOCATIONS.fullmatch(path):
                 return self._invoke(match[1], environ, start_response)
             if "HTTP_X_AMZ_TARGET" in environ and environ["HTTP_X_AMZ_TARGET"].startswith("SageMaker."):
                 return self._control(environ, start_response)
         except AwsError as error:
             return _reply_error(start_response, error)
+        except ConnectionAbortedError:
+            raise
         except Exception as error:
             log.exception("%s %s", environ.get("REQUEST_METHOD"), path)
             return _reply_error(
@@ -202,12 +225,40 @@ class Application:
         answer: Iterable[bytes] = self._moto(environ, start_response)
         return answer
 
+    def _set_faults(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
+        if not self._control_route or method not in ("GET", "POST", "DELETE"):
+            raise AwsError("NotFound", "Faults are set by GET, POST, DELETE of an emulator with faults.", 404)
+        if method == "POST":
+            self._faults.add(_read_json(_read_body(environ)))
+        elif method == "DELETE":
+            self._faults.clear()
+        return _reply(start_response, 200, json.dumps(self._faults.listed()).encode(), "application/json")
+
+    def _fault(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
+        """Answers wrongly where a rule says so; the emulator's own calls and its jobs' are spared."""
+        if not self._faults or calls.signature(environ).access_key == ACCESS_KEY:
+            return None
+        name = calls.operation_of(environ)
+        rule = self._faults.operation(name)
+        if name is None or rule is None:
+            return None
+        time.sleep(rule.delay_seconds)
+        if rule.code is None:
+            return None
+        if rule.code == DROP:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionAbortedError(f"{name} is to find its connection dropped")
+        _read_body(environ)  # unread, it would reset the connection before the answer is read
+        error = AwsError(rule.code, rule.reason or f"{rule.code}, as a fault rule asks.", rule.status)
+        body, content_type = calls.error_body(name, error)
+        body = b"" if environ["REQUEST_METHOD"] == "HEAD" else body
+        extra = [("x-amzn-ErrorType", error.code), ("Connection", "close")]
+        return _reply(start_response, error.status, body, content_type, extra)
+
     def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = _read_body(environ)
-        try:
-            request = json.loads(body or b"{}")
-        except ValueError as error:
-            raise AwsError("SerializationException", f"The request is not JSON: {error}") from error
+        request = _read_json(body or b"{}")
         name = environ["HTTP_X_AMZ_TARGET"].removeprefix("SageMaker.")
         answer = self._sagemaker.answer(name, _region(environ), request)
         if answer is None:
@@ -266,9 +317,15 @@ def _read_body(environ: Environ, limit: int | None = None) -> bytes:
     return body
 
 
+def _read_json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise AwsError("SerializationException", f"The request is not JSON: {error}") from error
+
+
 def _region(environ: Environ) -> str:
-    match = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
-    return match[1] if match else DEFAULT_REGION
+    return calls.signature(environ).region or DEFAULT_REGION
 
 
 def _reply(
