@@ -23,18 +23,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import TaskGroup, TriggerRule, chain, dag
 
 from include.assets import RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES, schedule_of
+from include.deploy import deploy_group
 from include.operators.approve_model import ApproveModelOperator
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
-from include.operators.deploy_model import (
-    CreateEndpointConfigOperator,
-    CreateModelOperator,
-    DeployEndpointOperator,
-    SmokeTestOperator,
-)
 from include.operators.export_snapshot import ExportSnapshotOperator
 from include.operators.gate_model import GateModelOperator
 from include.operators.register_model import RegisterModelOperator
@@ -124,17 +118,14 @@ def post_modern_stack() -> None:
             approval_hours="{{ params.approval_hours }}",
         )
 
-    with TaskGroup("deploy") as deploy:
-        wanted = ShortCircuitOperator(
-            task_id="deploy_wanted", python_callable=lambda wanted: wanted, op_args=["{{ params.deploy }}"]
-        )
-        model = CreateModelOperator(task_id="create_model", **claims)
-        config = CreateEndpointConfigOperator(task_id="create_endpoint_config", **claims)
-        endpoint = DeployEndpointOperator(task_id="deploy_endpoint", **claims)
-        smoke = SmokeTestOperator(
-            task_id="smoke_test", deployed=endpoint.output, registered=registered.output, **claims
-        )
-        chain(wanted, model, config, endpoint, smoke)
+    deploy = deploy_group(
+        settings,
+        **claims,
+        registered=registered.output,
+        wanted="{{ params.deploy }}",
+        allow_older="{{ params.allow_older }}",
+        ephemeral="{{ params.ephemeral }}",
+    )
 
     chain(check, transform, export, train, gate, deploy)
 

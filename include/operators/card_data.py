@@ -26,7 +26,7 @@ from include.cards.markdown import render_markdown
 from include.contracts import DbtArtifacts, Snapshot, TrainedModel, Verdict
 from include.dbt_artifacts import XCOM_KEY
 from include.drift import Drift
-from include.operators.deploy_model import wanted_config, wanted_model
+from include.operators.create_serving import wanted_config, wanted_model
 from include.runs import read_record
 from include.sagemaker.errors import is_missing
 from include.sagemaker.prices import HOURS_A_MONTH, load_prices

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from botocore.exceptions import ClientError
 
 from include.contracts import Registered, TrainedModel, Verdict
-from include.operators.deploy_model import wanted_model
+from include.operators.create_serving import wanted_model
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import RegistryLink
 from include.sagemaker.errors import is_missing

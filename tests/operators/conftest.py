@@ -13,6 +13,7 @@ import pytest
 from moto import mock_aws
 
 from include.contracts import Check, Snapshot, TrainedModel, Verdict
+from include.operators.create_serving import wanted_config
 from include.settings import Settings, get_settings
 from tests.operators.fake_sagemaker import FakeSageMaker
 
@@ -110,3 +111,15 @@ def approval(trained: TrainedModel) -> Verdict:
         baselines={"popularity": {"hit_rate@20": 0.1}},
         report_uri="s3://post-modern-stack/shop/reports/x/report.json",
     )
+
+
+@pytest.fixture
+def claims(trained: TrainedModel, approval: Verdict) -> dict[str, Any]:
+    """What the gate hands to the deploy group."""
+    return {"trained_model": trained.to_xcom(), "verdict": approval.to_xcom()}
+
+
+@pytest.fixture
+def wanted(trained: TrainedModel, settings: Settings) -> str:
+    """Name of the endpoint configuration that a deploy of the model makes."""
+    return str(wanted_config(trained, settings, "us-east-1")["EndpointConfigName"])

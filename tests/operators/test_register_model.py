@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from include.contracts import Registered, TrainedModel, Verdict
 from include.operators import register_model
-from include.operators.deploy_model import wanted_model
+from include.operators.create_serving import wanted_model
 from include.operators.register_model import RegisterModelOperator, git_revision
 from include.sagemaker.registry import Package, list_packages
 from include.settings import Settings

@@ -1,0 +1,55 @@
+"""The deploy step: the endpoint serves an approved model and has answered as the gate saw it answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.python import ShortCircuitOperator
+from airflow.sdk import TaskGroup, chain
+
+from include.operators.create_serving import CreateEndpointConfigOperator, CreateModelOperator
+from include.operators.deploy_endpoint import DeployEndpointOperator
+from include.operators.smoke_test import SmokeTestOperator
+
+if TYPE_CHECKING:
+    from include.settings import Settings
+
+GROUP = "deploy"
+
+
+def deploy_group(
+    settings: Settings,
+    *,
+    trained_model: Any,
+    verdict: Any,
+    registered: Any,
+    wanted: Any,
+    allow_older: Any,
+    ephemeral: Any,
+) -> TaskGroup:
+    """Returns the task group that puts a model behind the endpoint.
+
+    Args:
+        settings: Names the AWS connection.
+        trained_model: The `TrainedModel` claim check, or a template of it, as all that follow.
+        verdict: The `Verdict` claim check; nothing is touched unless it approves.
+        registered: The `Registered` claim check; set to Rejected where the endpoint answers wrongly.
+        wanted: Whether to deploy at all.
+        allow_older: Whether the model may take the place of one that learned from newer data.
+        ephemeral: Whether to test the model on an endpoint of its own instead, and to delete that.
+    """
+    claims = {"trained_model": trained_model, "verdict": verdict, "aws_conn_id": settings.aws_conn_id}
+    with TaskGroup(GROUP) as group:
+        asked = ShortCircuitOperator(
+            task_id="deploy_wanted", python_callable=lambda wanted: wanted, op_args=[wanted]
+        )
+        model = CreateModelOperator(task_id="create_model", **claims)
+        config = CreateEndpointConfigOperator(task_id="create_endpoint_config", **claims)
+        endpoint = DeployEndpointOperator(
+            task_id="deploy_endpoint", **claims, allow_older=allow_older, ephemeral=ephemeral
+        )
+        smoke = SmokeTestOperator(
+            task_id="smoke_test", deployed=endpoint.output, registered=registered, **claims
+        )
+        chain(asked, model, config, endpoint, smoke)
+    return group
