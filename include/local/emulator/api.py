@@ -107,13 +107,15 @@ class SageMaker:
 
 
 def _add_tags(resource: Resource, request: dict[str, Any]) -> dict[str, Any]:
-    resource.tags.update({tag["Key"]: tag["Value"] for tag in request["Tags"]})
+    with resource.lock:
+        resource.tags.update({tag["Key"]: tag["Value"] for tag in request["Tags"]})
     return _list_tags(resource, request)
 
 
 def _delete_tags(resource: Resource, request: dict[str, Any]) -> dict[str, Any]:
-    for key in request["TagKeys"]:
-        resource.tags.pop(key, None)
+    with resource.lock:
+        for key in request["TagKeys"]:
+            resource.tags.pop(key, None)
     return {}
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from include.local.emulator import storage
 from include.local.emulator.archives import HostileArchiveError, extract
 from include.local.emulator.errors import AwsError, validation_error
 from include.local.emulator.models import EndpointConfig, Model, Models
+from include.local.emulator.persistence import LIVE
 from include.local.emulator.resources import ACCOUNT_ID, Resource, Store, now
 from include.local.emulator.serving import (
     CUSTOM_ATTRIBUTES,
@@ -40,9 +42,19 @@ class DeploymentError(Exception):
     """A config cannot be put to work; the text becomes the endpoint's FailureReason."""
 
 
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Endpoint(Resource):
-    """An endpoint and what answers behind it. `lock` guards the state and the swap of fleets."""
+    """An endpoint and what answers behind it. `lock` guards the swap of fleets, too.
+
+    Attributes:
+        ready: Cleared while its servers are started again after a restart of the emulator: requests wait.
+    """
 
     kind: ClassVar[str] = "endpoint"
     label: ClassVar[str] = "endpoint"
@@ -53,9 +65,9 @@ class Endpoint(Resource):
     pending_since: datetime | None = None
     last_deployment: dict[str, Any] | None = None
     failure_reason: str | None = None
-    fleet: Fleet | None = None
+    fleet: Fleet | None = field(default=None, metadata=LIVE)
+    ready: threading.Event = field(default_factory=_set_event, metadata=LIVE)
     deployments: int = 0
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def state(self) -> str:
@@ -73,6 +85,7 @@ class Endpoints:
         server_command: The model server, without `--model-dir` and `--port`.
         startup_seconds: Time for a server's first good ping.
         stop_grace_seconds: Time between TERM and KILL.
+        state: Where the resources' files lie.
     """
 
     def __init__(
@@ -83,6 +96,7 @@ class Endpoints:
         server_command: Sequence[str],
         startup_seconds: float,
         stop_grace_seconds: float,
+        state: Path | None = None,
     ) -> None:
         self._url = url
         self._folder = folder
@@ -91,7 +105,7 @@ class Endpoints:
         self._startup = startup_seconds
         self._grace = stop_grace_seconds
         self._workers = Workers()
-        self.store = Store(Endpoint)
+        self.store = Store(Endpoint, state)
 
     def create(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """CreateEndpoint."""
@@ -105,6 +119,7 @@ class Endpoints:
         """UpdateEndpoint."""
         endpoint = self.store.get(region, request["EndpointName"])
         config = self._models.configs.get(region, request["EndpointConfigName"])
+        endpoint.ready.wait()
         with endpoint.lock:
             if endpoint.status in _IN_PROGRESS:
                 raise validation_error(f'Cannot update in-progress endpoint "{endpoint.arn}".')
@@ -119,12 +134,24 @@ class Endpoints:
     def delete(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """DeleteEndpoint."""
         endpoint = self.store.get(region, request["EndpointName"])
+        endpoint.ready.wait()
         with endpoint.lock:
             if endpoint.status in _IN_PROGRESS:
                 raise validation_error(f'Cannot update in-progress endpoint "{endpoint.arn}".')
             endpoint.status, endpoint.modified = "Deleting", now()
         self._workers.start(f"endpoint-{endpoint.name}", lambda: self._delete(endpoint))
         return {}
+
+    def resume(self) -> None:
+        """Starts the model servers that ran when the emulator last ended, and goes on with deployments."""
+        for endpoint in self.store:
+            if endpoint.status == "Deleting":
+                self._workers.start(f"endpoint-{endpoint.name}", partial(self._delete, endpoint))
+            elif endpoint.config is not None and endpoint.status == "Creating":
+                self._begin(endpoint, endpoint.config, self._create)
+            elif endpoint.config is not None and endpoint.status != "Failed":
+                endpoint.ready.clear()
+                self._begin(endpoint, endpoint.config, self._resume)
 
     def describe(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """DescribeEndpoint."""
@@ -209,6 +236,7 @@ class Endpoints:
     def close(self) -> None:
         """Ends every server."""
         self._workers.close()
+        self.store.freeze()
         self._workers.join(self._startup + self._grace)
         for endpoint in self.store:
             with endpoint.lock:
@@ -223,6 +251,7 @@ class Endpoints:
             endpoint = self.store.get(region, name)
         except AwsError as error:
             raise not_found from error
+        endpoint.ready.wait()
         with contextlib.ExitStack() as stack:
             with endpoint.lock:
                 fleet = endpoint.fleet
@@ -238,7 +267,8 @@ class Endpoints:
         config: EndpointConfig,
         deploy: Callable[[Endpoint, EndpointConfig], None],
     ) -> None:
-        endpoint.deployments += 1
+        with endpoint.lock:
+            endpoint.deployments += 1
         self._workers.start(f"endpoint-{endpoint.name}", lambda: deploy(endpoint, config))
 
     def _create(self, endpoint: Endpoint, config: EndpointConfig) -> None:
@@ -246,6 +276,23 @@ class Endpoints:
         with endpoint.lock:
             endpoint.fleet, endpoint.failure_reason, endpoint.modified = fleet, reason, now()
             endpoint.status = "InService" if fleet is not None else "Failed"
+
+    def _resume(self, endpoint: Endpoint, config: EndpointConfig) -> None:
+        number, fleet, reason = endpoint.deployments, None, None
+        try:
+            fleet, reason = self._try_start_fleet(endpoint, config)
+            with endpoint.lock:
+                endpoint.fleet = fleet
+                if fleet is None:
+                    endpoint.status, endpoint.failure_reason = "Failed", reason
+                    endpoint.pending, endpoint.pending_since, endpoint.modified = None, None, now()
+        finally:
+            endpoint.ready.set()
+        self._remove_artefacts(endpoint, before=number)
+        if fleet is not None and endpoint.pending is not None:
+            with endpoint.lock:
+                endpoint.deployments += 1
+            self._update(endpoint, endpoint.pending)
 
     def _update(self, endpoint: Endpoint, config: EndpointConfig) -> None:
         number = endpoint.deployments

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from include.local.emulator import storage, training
 from include.local.emulator.archives import HostileArchiveError, extract, pack
 from include.local.emulator.errors import AwsError, JobFailure, validation_error
 from include.local.emulator.logs import JobLog
+from include.local.emulator.persistence import LIVE
 from include.local.emulator.processes import ChildProcess, clean_environment
 from include.local.emulator.resources import Resource, Store, now
 from include.local.emulator.shapes import operation, pick
@@ -31,6 +33,7 @@ _MESSAGES = {
     "Downloading": "Downloading the training data and code",
     "Training": "Training in progress",
     "Uploading": "Uploading generated training model",
+    "Interrupted": "The training job was interrupted and goes on from its last checkpoint",
     "Stopping": "Stopping the training job",
     "Stopped": "Training job stopped",
     "MaxRuntimeExceeded": "Training job runtime exceeded MaxRuntimeInSeconds provided",
@@ -46,7 +49,7 @@ class _Stopped(Exception):
 
 @dataclass
 class TrainingJob(Resource):
-    """A job and where it stands. `lock` guards the state, which Stop and the job's thread change.
+    """A job and where it stands.
 
     Attributes:
         tuning_arn: The tuning job whose trial it is.
@@ -63,8 +66,7 @@ class TrainingJob(Resource):
     failure_reason: str | None = None
     started: datetime | None = None
     ended: datetime | None = None
-    stop_asked: threading.Event = field(default_factory=threading.Event)
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    stop_asked: threading.Event = field(default_factory=threading.Event, metadata=LIVE)
 
     @property
     def state(self) -> str:
@@ -126,15 +128,23 @@ class TrainingJobs:
         folder: Where each job gets a folder of its name.
         ml_python: Interpreter that runs the scripts.
         stop_grace_seconds: Time between TERM and KILL (AWS gives 120 s).
+        state: Where the resources' files lie.
     """
 
-    def __init__(self, url: str, folder: Path, ml_python: str, stop_grace_seconds: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        ml_python: str,
+        stop_grace_seconds: float,
+        state: Path | None = None,
+    ) -> None:
         self._url = url
         self._folder = folder
         self._ml_python = ml_python
         self._grace = stop_grace_seconds
         self._workers = Workers()
-        self.store = _JobStore()
+        self.store = _JobStore(state)
 
     def create(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """CreateTrainingJob."""
@@ -163,6 +173,19 @@ class TrainingJobs:
         self.store.add(job)
         job.step("Starting")
         self._workers.start(f"training-{job.name}", lambda: self._run(job))
+
+    def resume(self) -> None:
+        """Goes on with the jobs that were under way when the emulator last ended, as after a spot loss."""
+        for job in self.store:
+            if job.status == "Stopping":
+                job.stop_asked.set()
+            elif job.status != "InProgress":
+                continue
+            else:
+                self._keep_checkpoints(job, training.Workspace(self._folder / job.name))
+                job.step("Interrupted")
+                job.step("Starting")
+            self._workers.start(f"training-{job.name}", partial(self._run, job))
 
     def describe(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """DescribeTrainingJob."""
@@ -214,8 +237,9 @@ class TrainingJobs:
         return self.store.page(region, request, "TrainingJobSummaries", _summary)
 
     def close(self) -> None:
-        """Ends every job and its processes."""
+        """Ends every job and its processes; on disk they are in progress, and `resume` goes on with them."""
         self._workers.close()
+        self.store.freeze()
         for job in self.store:
             with job.lock:
                 if job.status == "InProgress":
@@ -253,7 +277,8 @@ class TrainingJobs:
         workspace.make()
         s3 = storage.client("s3", self._url, job.region)
         job.advance("Downloading")
-        job.started = job.modified
+        with job.lock:
+            job.started = job.started or job.modified
         self._fetch(s3, job, workspace)
         job.advance("Training")
         outcome = self._execute(job, workspace)
@@ -353,8 +378,8 @@ class TrainingJobs:
 class _JobStore(Store[TrainingJob]):
     """Jobs are the one kind whose errors have codes of their own."""
 
-    def __init__(self) -> None:
-        super().__init__(TrainingJob)
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__(TrainingJob, folder)
 
     def already_exists(self, item: TrainingJob) -> AwsError:
         return AwsError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from botocore.model import StructureShape
@@ -51,12 +52,13 @@ class Models:
 
     Args:
         url: Address of the emulator.
+        state: Where the resources' files lie.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, state: Path | None = None) -> None:
         self._url = url
-        self.models = Store(Model)
-        self.configs = Store(EndpointConfig)
+        self.models = Store(Model, state)
+        self.configs = Store(EndpointConfig, state)
 
     def create_model(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """CreateModel."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 from botocore.model import StructureShape
@@ -66,11 +67,15 @@ class Package(Resource):
 
 
 class Registry:
-    """The registry of one emulator."""
+    """The registry of one emulator.
 
-    def __init__(self) -> None:
-        self.groups: Store[Group] = Store(Group)
-        self.packages: Store[Package] = Store(Package)
+    Args:
+        state: Where the resources' files lie; None: it is kept in memory only.
+    """
+
+    def __init__(self, state: Path | None = None) -> None:
+        self.groups: Store[Group] = Store(Group, state)
+        self.packages: Store[Package] = Store(Package, state)
         self._lock = threading.RLock()
 
     def create_group(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +116,8 @@ class Registry:
                     package.request.get("ClientToken") == token
                 ):
                     return {"ModelPackageArn": package.arn}
-            group.versions += 1
+            with group.lock:
+                group.versions += 1
             made = Package(f"{group.name}/{group.versions}", region, dict(request))
             self.packages.add(made)
         return {"ModelPackageArn": made.arn}
@@ -158,8 +164,9 @@ class Registry:
             for key in request.get("CustomerMetadataPropertiesToRemove", ()):
                 told.pop(key, None)
             changes = {name: request[name] for name in _REPLACED if name in request}
-            package.request = {**package.request, **changes, "CustomerMetadataProperties": told or None}
-            package.changed = now()
+            with package.lock:
+                package.request = {**package.request, **changes, "CustomerMetadataProperties": told or None}
+                package.changed = now()
         return {"ModelPackageArn": package.arn}
 
     def delete(self, region: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Generic, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from moto.core.models import DEFAULT_ACCOUNT_ID
 
 from include.local.emulator.errors import AwsError, validation_error
+from include.local.emulator.persistence import LIVE, Disk, StateLock, from_json, to_json
 
 ACCOUNT_ID: str = DEFAULT_ACCOUNT_ID
 _PAGE = 100
@@ -23,17 +26,19 @@ def now() -> datetime:
 
 @dataclass
 class Resource:
-    """One named thing.
+    """One named thing. Its fields outlive the emulator, but for those with `metadata=LIVE`.
 
     Attributes:
         kind: Its part of the ARN.
         label: What AWS calls it in error messages.
         request: The request that created it.
         tags: Key to value.
+        lock: Guards its fields. Whoever changes one holds it: what was changed is written as it is let go.
     """
 
     kind: ClassVar[str]
     label: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Resource]]] = {}
 
     name: str
     region: str
@@ -41,9 +46,34 @@ class Resource:
     created: datetime = field(default_factory=now)
     modified: datetime = field(default_factory=now)
     tags: dict[str, str] = field(default_factory=dict)
+    lock: StateLock = field(
+        default_factory=StateLock, init=False, repr=False, compare=False, kw_only=True, metadata=LIVE
+    )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Resource.kinds[cls.kind] = cls
 
     def __post_init__(self) -> None:
         self.tags.update({tag["Key"]: tag["Value"] for tag in self.request.get("Tags", [])})
+
+    def to_state(self) -> dict[str, Any]:
+        """Returns what is kept of it on disk, in JSON types."""
+        kept = [each.name for each in fields(self) if not each.metadata.get("live")]
+        return {name: to_json(getattr(self, name)) for name in kept}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Returns the resource that `to_state` told of.
+
+        Fields that an older version did not know have their defaults.
+        """
+        known = {each.name for each in fields(cls) if each.init}
+        decoded = {name: from_json(value, _of_kind) for name, value in state.items() if name in known}
+        tags = decoded.pop("tags")
+        item = cls(**decoded)
+        item.tags = tags  # those of the request may be deleted since
+        return item
 
     @property
     def arn(self) -> str:
@@ -56,17 +86,30 @@ class Resource:
         return None
 
 
+def _of_kind(kind: str, state: dict[str, Any]) -> Resource:
+    return Resource.kinds[kind].from_state(state)
+
+
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
 
 class Store(Generic[R]):
-    """The resources of one kind, by region and name. Safe for threads."""
+    """The resources of one kind, by region and name. Safe for threads.
 
-    def __init__(self, kind: type[R]) -> None:
+    Args:
+        kind: Class of the resources.
+        folder: Holds the files of every kind; what lies there is found again. None: kept in memory only.
+    """
+
+    def __init__(self, kind: type[R], folder: Path | None = None) -> None:
         self._kind = kind
+        self._disk = None if folder is None else Disk(folder / kind.kind)
         self._items: dict[tuple[str, str], R] = {}
         self._lock = threading.RLock()
+        for item in self._disk.load(kind.from_state) if self._disk else ():
+            self._items[item.region, item.name] = item
+            self._attach(item)
 
     def __iter__(self) -> Iterator[R]:
         with self._lock:
@@ -81,6 +124,9 @@ class Store(Generic[R]):
         with self._lock:
             if (item.region, item.name) in self._items:
                 raise self.already_exists(item)
+            self._attach(item)
+            with item.lock:
+                pass  # written before anybody can find it
             self._items[item.region, item.name] = item
 
     def already_exists(self, item: R) -> AwsError:
@@ -110,9 +156,35 @@ class Store(Generic[R]):
         Raises:
             AwsError: There is none of that name.
         """
-        with self._lock:
-            item = self.get(region, name)
-            return self._items.pop((item.region, item.name))
+        item = self.get(region, name)
+        with item.lock, self._lock:
+            if self._items.get((region, name)) is not item:  # somebody else was faster
+                raise self.not_found(region, name)
+            del self._items[region, name]
+            item.lock.write = None  # or a thread that still has it would write it anew
+            if self._disk is not None:
+                self._disk.remove(region, name)
+        return item
+
+    def freeze(self) -> None:
+        """Writes no more: what the emulator's own end does to a resource is not what happened to it."""
+        for item in self:
+            with item.lock:
+                item.lock.write = None
+
+    def _attach(self, item: R) -> None:
+        """Has every change of a resource written."""
+        if (disk := self._disk) is None:
+            return
+        written = ""
+
+        def write() -> None:
+            nonlocal written
+            if (text := json.dumps(item.to_state(), allow_nan=False)) != written:
+                disk.write(item.region, item.name, text)
+                written = text
+
+        item.lock.write = write
 
     def page(
         self,

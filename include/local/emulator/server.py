@@ -162,8 +162,9 @@ class Emulator:
             listener.bind((HOST, self._wanted_port))
             listener.listen(128)
             url = f"http://{HOST}:{listener.getsockname()[1]}"
-            models = Models(url)
-            jobs = TrainingJobs(url, self._state_dir / "jobs", self._ml_python, self._grace)
+            state: Path | None = None  # to be on disk together with the objects that it speaks of
+            models = Models(url, state)
+            jobs = TrainingJobs(url, self._state_dir / "jobs", self._ml_python, self._grace, state)
             endpoints = Endpoints(
                 url,
                 self._state_dir / "endpoints",
@@ -171,8 +172,9 @@ class Emulator:
                 self._server_command,
                 self._startup_seconds,
                 self._grace,
+                state,
             )
-            self._sagemaker = SageMaker(jobs, TuningJobs(jobs), models, endpoints, Registry())
+            self._sagemaker = SageMaker(jobs, TuningJobs(jobs, state), models, endpoints, Registry(state))
             self._server = make_server(
                 HOST,
                 listener.getsockname()[1],
@@ -183,6 +185,9 @@ class Emulator:
             )
         self._thread = threading.Thread(target=self._server.serve_forever, name="emulator", daemon=True)
         self._thread.start()
+        jobs.resume()
+        self._sagemaker.tunings.resume()
+        endpoints.resume()
 
 
 class Application:

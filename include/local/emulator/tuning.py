@@ -11,15 +11,16 @@ import hashlib
 import logging
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 from include.local.emulator.errors import AwsError, validation_error
 from include.local.emulator.jobs import TrainingJob, TrainingJobs
+from include.local.emulator.persistence import LIVE
 from include.local.emulator.resources import Resource, Store, now, page_of
 from include.local.emulator.search import OBJECTIVE, check_search, draw
 from include.local.emulator.workers import Workers
@@ -46,17 +47,26 @@ class Trial:
 
 @dataclass
 class TuningJob(Resource):
-    """A search and where it stands."""
+    """A search and where it stands.
+
+    Attributes:
+        noted: The trials as a file holds them: name of the job, and what it was given.
+    """
 
     kind: ClassVar[str] = "hyper-parameter-tuning-job"
     label: ClassVar[str] = "tuning job"
 
     status: str = "InProgress"
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list, metadata=LIVE)
+    noted: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     failure_reason: str | None = None
     ended: datetime | None = None
-    stop_asked: threading.Event = field(default_factory=threading.Event)
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    stop_asked: threading.Event = field(default_factory=threading.Event, metadata=LIVE)
+
+    def to_state(self) -> dict[str, Any]:
+        """Returns what is kept of it on disk; its trials are files of their own."""
+        self.noted = [(trial.job.name, trial.values) for trial in self.trials]
+        return super().to_state()
 
     @property
     def state(self) -> str:
@@ -114,23 +124,35 @@ class TuningJobs:
 
     Args:
         jobs: Runs the trials.
+        state: Where the resources' files lie.
     """
 
-    def __init__(self, jobs: TrainingJobs) -> None:
+    def __init__(self, jobs: TrainingJobs, state: Path | None = None) -> None:
         self._jobs = jobs
         self._workers = Workers()
-        self.store = _TuningStore()
+        self.store = _TuningStore(state)
+        for tuning in self.store:
+            # A trial whose own file is lost is no trial any more.
+            found = [(self._trial_job(tuning, name), values) for name, values in tuning.noted]
+            tuning.trials = [Trial(job, values) for job, values in found if job is not None]
 
     def create(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """CreateHyperParameterTuningJob."""
         check_search(request)
         tuning = TuningJob(request["HyperParameterTuningJobName"], region, request)
-        seed = tuning.config.get("RandomSeed", tuning.name)
         # A trial is refused now, not one by one later.
-        self._jobs.check(region, tuning.trial_request(draw(_ranges(tuning), random.Random(seed))))
+        self._jobs.check(region, tuning.trial_request(draw(_ranges(tuning), _chance(tuning))))
         self.store.add(tuning)
-        self._workers.start(f"tuning-{tuning.name}", lambda: self._run(tuning, random.Random(seed)))
+        self._start(tuning)
         return {"HyperParameterTuningJobArn": tuning.arn}
+
+    def resume(self) -> None:
+        """Goes on with the searches that were under way when the emulator last ended."""
+        for tuning in self.store:
+            if tuning.status in _UNDER_WAY:
+                if tuning.status == "Stopping":
+                    tuning.stop_asked.set()
+                self._start(tuning)
 
     def describe(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """DescribeHyperParameterTuningJob."""
@@ -191,7 +213,11 @@ class TuningJobs:
     def close(self) -> None:
         """Starts no more trials; those that run are ended with the training jobs."""
         self._workers.close()
+        self.store.freeze()
         self._workers.join(10)
+
+    def _start(self, tuning: TuningJob) -> None:
+        self._workers.start(f"tuning-{tuning.name}", lambda: self._run(tuning, _chance(tuning)))
 
     def _run(self, tuning: TuningJob, chance: random.Random) -> None:
         try:
@@ -203,13 +229,14 @@ class TuningJobs:
 
     def _search(self, tuning: TuningJob, chance: random.Random) -> None:
         limits = tuning.config["ResourceLimits"]
-        deadline = time.monotonic() + limits.get("MaxRuntimeInSeconds", float("inf"))
+        longest = limits.get("MaxRuntimeInSeconds", float("inf"))
         while True:
             running = [trial for trial in tuning.trials if trial.job.status in _UNDER_WAY]
             ended = len(tuning.trials) - len(running)
             succeeded = sum(trial.job.status == "Completed" for trial in tuning.trials)
             hopeless = not succeeded and ended >= _ATTEMPTS
-            over = tuning.stop_asked.is_set() or time.monotonic() > deadline or hopeless
+            late = (now() - tuning.created).total_seconds() > longest
+            over = tuning.stop_asked.is_set() or late or hopeless
             if self._workers.closing.is_set():
                 tuning.end("Stopped")
                 return
@@ -236,10 +263,18 @@ class TuningJobs:
     def _start_trial(self, tuning: TuningJob, chance: random.Random) -> None:
         values = draw(_ranges(tuning), chance)
         request = tuning.trial_request(values)
-        job = TrainingJob(request["TrainingJobName"], tuning.region, request, tuning_arn=tuning.arn)
-        self._jobs.start(job)
-        tuning.trials.append(Trial(job, values))
-        tuning.modified = now()
+        # A search that goes on draws what it drew before: the last trial may have begun, and not been noted.
+        job = self._trial_job(tuning, request["TrainingJobName"])
+        if job is None:
+            job = TrainingJob(request["TrainingJobName"], tuning.region, request, tuning_arn=tuning.arn)
+            self._jobs.start(job)
+        with tuning.lock:
+            tuning.trials.append(Trial(job, values))
+            tuning.modified = now()
+
+    def _trial_job(self, tuning: TuningJob, name: str) -> TrainingJob | None:
+        found = (job for job in self._jobs.store if job.name == name and job.tuning_arn == tuning.arn)
+        return next(found, None)
 
     def _stop_trials(self, tuning: TuningJob) -> None:
         for trial in tuning.trials:
@@ -249,8 +284,8 @@ class TuningJobs:
 
 
 class _TuningStore(Store[TuningJob]):
-    def __init__(self) -> None:
-        super().__init__(TuningJob)
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__(TuningJob, folder)
 
     def already_exists(self, item: TuningJob) -> AwsError:
         return AwsError(
@@ -263,6 +298,14 @@ class _TuningStore(Store[TuningJob]):
         return AwsError(
             "ResourceNotFound", f"Amazon SageMaker can't find a tuning job called {name}. Type another name."
         )
+
+
+def _chance(tuning: TuningJob) -> random.Random:
+    """Returns the state of chance after the points that were drawn already."""
+    chance = random.Random(tuning.config.get("RandomSeed", tuning.name))
+    for _ in tuning.trials:
+        draw(_ranges(tuning), chance)
+    return chance
 
 
 def _ranges(tuning: TuningJob) -> dict[str, Any]:

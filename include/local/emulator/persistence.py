@@ -1,0 +1,136 @@
+"""Where the emulator's resources lie on disk: one JSON file each, written aside and renamed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+# Of a dataclass field that a file cannot hold: locks, threads, processes.
+LIVE = {"live": True}
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class StateLock:
+    """A re-entrant lock; what was changed under it is on disk before another thread gets it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self.write: Callable[[], None] | None = None
+
+    def __enter__(self) -> StateLock:
+        self._lock.acquire()
+        self._depth += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        try:
+            if self._depth == 0 and self.write is not None:
+                self.write()
+        finally:
+            self._lock.release()
+
+
+class Disk:
+    """The files of one kind of resource.
+
+    Args:
+        folder: Holds `<region>/<name>.json`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, region: str, name: str, text: str) -> None:
+        """Replaces the file of a resource; at any moment it is the old one or the new one, whole."""
+        write_whole(self._path(region, name), text.encode())
+
+    def remove(self, region: str, name: str) -> None:
+        """Removes the file of a resource."""
+        self._path(region, name).unlink(missing_ok=True)
+
+    def load(self, decode: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+        """Yields what the files hold; a file that cannot be read is set aside."""
+        for path in sorted(self._folder.glob("*/*.json")):
+            if (item := read_or_set_aside(path, lambda content: decode(json.loads(content)))) is not None:
+                yield item
+
+    def _path(self, region: str, name: str) -> Path:
+        return self._folder / region / f"{quote(name, safe='')}.json"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that nobody ever finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{threading.get_ident()}.part")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_or_set_aside(path: Path, decode: Callable[[bytes], T]) -> T | None:
+    """Returns what a file holds; one that cannot be understood is renamed, which the log tells."""
+    try:
+        return decode(path.read_bytes())
+    except Exception as error:
+        aside = path.with_name(f"{path.name}.corrupt")
+        os.replace(path, aside)
+        log.error(
+            "%s cannot be read (%s: %s): set aside as %s", path, type(error).__name__, error, aside.name
+        )
+        return None
+
+
+def to_json(value: Any) -> Any:
+    """Returns a value in JSON types; `from_json` is the way back.
+
+    Raises:
+        TypeError: It is of a type that a file cannot hold: mark such a field `metadata=LIVE`.
+    """
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, datetime):
+        return {"$time": value.isoformat()}
+    if isinstance(value, tuple):
+        return {"$tuple": [to_json(entry) for entry in value]}
+    if isinstance(value, list):
+        return [to_json(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: to_json(entry) for key, entry in list(value.items())}
+    if callable(to_state := getattr(value, "to_state", None)):
+        return {"$resource": type(value).kind, "state": to_state()}
+    raise TypeError(f"a file cannot hold a {type(value).__name__}")
+
+
+def from_json(value: Any, resource: Callable[[str, dict[str, Any]], Any]) -> Any:
+    """Returns the value that `to_json` was given.
+
+    Args:
+        value: JSON types.
+        resource: Makes a resource of its kind and state.
+    """
+    if isinstance(value, list):
+        return [from_json(entry, resource) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"$time"}:
+        return datetime.fromisoformat(value["$time"])
+    if value.keys() == {"$tuple"}:
+        return tuple(from_json(entry, resource) for entry in value["$tuple"])
+    if value.keys() == {"$resource", "state"}:
+        return resource(value["$resource"], value["state"])
+    return {key: from_json(entry, resource) for key, entry in value.items()}
