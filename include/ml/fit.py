@@ -289,7 +289,9 @@ def _training_step(
 
 def _refuse_divergence(loss: float, network: NextItem, products: int) -> None:
     worst = _DIVERGED * max(1.0, math.log(products + 1))
-    if not math.isfinite(loss) or loss > worst:
+    if not math.isfinite(loss):
+        raise DivergedError(f"the training loss is {loss:g}, not a finite number: lower the learning rate")
+    if loss > worst:
         raise DivergedError(f"the training loss is {loss:g}, above {worst:.1f}: lower the learning rate")
     if not all(np.isfinite(weights).all() for weights in network.get_weights()):
         raise DivergedError("a weight is not a finite number: lower the learning rate")

@@ -7,11 +7,13 @@ import io
 import itertools
 import json
 import os
+import sys
 import tarfile
 import textwrap
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from include.local.emulator.server import Emulator
 from include.local.emulator.shapes import violations
 
 ROLE = "arn:aws:iam::123456789012:role/sagemaker"
@@ -261,3 +264,20 @@ class Cloud:
         )
         decoded: dict[str, Any] = json.loads(answer.pop("Body").read())
         return decoded | {"variant": answer["InvokedProductionVariant"], "answer": answer}
+
+
+@contextmanager
+def started(state_dir: Path, ml_python: Path | str = sys.executable, **options: Any) -> Iterator[Cloud]:
+    """An emulator with the bucket; its endpoints run the fake model server unless told otherwise."""
+    server = state_dir / "fake_model_server.py"
+    server.write_text(MODEL_SERVER, encoding="utf-8")
+    usual: dict[str, Any] = {
+        "server_command": [sys.executable, str(server)],
+        "startup_seconds": 6,
+        "stop_grace_seconds": 1,
+        "faults": True,
+    }
+    with Emulator(state_dir, ml_python, **(usual | options)) as emulator:
+        cloud = Cloud(emulator.url, state_dir, clients_of(emulator.url))
+        cloud.s3.create_bucket(Bucket=BUCKET)
+        yield cloud

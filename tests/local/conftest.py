@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.local.emulator.server import Emulator
-from tests.local.cloud import BUCKET, MODEL_SERVER, Cloud, clients_of
+from tests.local.cloud import MODEL_SERVER, Cloud, started
 
 
 @pytest.fixture(scope="session")
@@ -19,19 +17,8 @@ def fake_model_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")  # ended with the module: moto allows one emulator a process
-def cloud(tmp_path_factory: pytest.TempPathFactory, fake_model_server: Path) -> Iterator[Cloud]:
-    state_dir = tmp_path_factory.mktemp("state")
-    emulator = Emulator(
-        state_dir,
-        sys.executable,
-        server_command=[sys.executable, str(fake_model_server)],
-        startup_seconds=6,
-        stop_grace_seconds=1,
-        faults=True,
-    )
-    with emulator:
-        cloud = Cloud(emulator.url, state_dir, clients_of(emulator.url))
-        cloud.s3.create_bucket(Bucket=BUCKET)
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with started(tmp_path_factory.mktemp("state")) as cloud:
         yield cloud
 
 

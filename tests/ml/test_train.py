@@ -176,26 +176,6 @@ def test_evaluation_tells_what_the_gate_cuts_by(trained: tuple[Path, str]) -> No
     assert {item["price_bucket"] for item in items.values()} == {None}
 
 
-def test_diverging_training_fails_before_any_export(
-    planted: Path, tmp_path: Path, train_py: Callable[..., Any]
-) -> None:
-    done = train_py(planted, tmp_path, "--learning-rate", "1e9", "--embedding-dim", "8")
-    assert done.returncode == 1
-    assert "loss" in (tmp_path / "output/failure").read_text()
-    assert "lower the learning rate" in done.stderr
-    assert not (tmp_path / "model").exists()
-    assert not (tmp_path / "data").exists()
-
-
-def test_altered_snapshot_fails_with_its_reason(tmp_path: Path, make_snapshot: Callable[..., Path]) -> None:
-    snapshot = make_snapshot(tmp_path / "s", [["a", "b"]], [], [["a", "b"]])
-    (snapshot / "stray.txt").write_text("x")
-    folders = train.Folders(snapshot, tmp_path / "model", tmp_path / "data", tmp_path / "output")
-    with pytest.raises(train.snapshots.SnapshotError, match="stray"):
-        train.run(train.parse([]), folders)
-    assert not (tmp_path / "model").exists()
-
-
 BAD_ARGUMENTS = {
     "unknown": ["--colour", "red"],
     "no epochs": ["--epochs", "0"],

@@ -1,0 +1,26 @@
+"""What the faults' tests share: settings, an emulator that trains in the ML environment, and a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.local.cloud import Cloud, started
+from tests.local.conftest import faults as faults
+from tests.ml.jobs import write_planted
+from tests.operators.conftest import settings as settings
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot whose every next item is certain."""
+    return write_planted(tmp_path_factory.mktemp("planted") / "snapshot")
+
+
+@pytest.fixture(scope="module")  # ended with the module: moto allows one emulator a process
+def cloud(ml_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """An emulator whose jobs really train, and whose endpoints run a small fake model server."""
+    with started(tmp_path_factory.mktemp("state"), ml_python) as cloud:
+        yield cloud
