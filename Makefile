@@ -100,10 +100,11 @@ bench-model: OUT ?= build/bench-model
 screenshots: setup .venv/.dev ## Pictures of the pages for the README (after `make up` and `make demo`; needs Chromium)
 	@$(PYTHON) -m tests.end_to_end.screenshots
 
-lint: setup .venv/.dev ## ruff, mypy and sqlfluff (both dialects)
+lint: setup .venv/.dev ## ruff, mypy, cfn-lint and sqlfluff (both dialects)
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@.venv/bin/cfn-lint include/cloud/aws.yaml
 	@cd include/dbt && ../../.venv/bin/sqlfluff lint models tests --dialect duckdb
 	@cd include/dbt && ../../.venv/bin/sqlfluff lint models tests --dialect snowflake
 

@@ -93,7 +93,7 @@ create storage integration if not exists shop_recommendations_s3
     type = external_stage
     storage_provider = 'S3'
     enabled = true
-    storage_aws_role_arn = 'arn:aws:iam::123456789012:role/shop-recommendations-snowflake'
+    storage_aws_role_arn = 'arn:aws:iam::123456789012:role/post-modern-stack-snowflake'
     storage_allowed_locations = ('s3://post-modern-stack/shop/snapshots/');
 grant usage on integration shop_recommendations_s3 to role identifier($exporter_role);
 
@@ -115,9 +115,8 @@ grant role identifier($pipeline_role) to user identifier($service_user);
 -- alter user identifier($service_user) set network_policy = shop_recommendations_airflow;
 
 -- Step 1: let the integration into the bucket. This prints STORAGE_AWS_IAM_USER_ARN and
--- STORAGE_AWS_EXTERNAL_ID; they are the principal and the sts:ExternalId of the AWS role's trust policy. The
--- AWS role itself needs s3:PutObject, s3:GetObject and s3:DeleteObject on that prefix, and s3:ListBucket and
--- s3:GetBucketLocation on the bucket.
+-- STORAGE_AWS_EXTERNAL_ID; deploy include/cloud/aws.yaml again with them as SnowflakeUserArn and
+-- SnowflakeExternalId, which makes the role above and lets it read and write snapshots, and nothing else.
 describe integration shop_recommendations_s3;
 
 -- Step 2: try it, as the pipeline.

@@ -22,7 +22,9 @@ import httpx
 import psutil
 import yaml
 
+from include.local import aws_template
 from include.local.airflow_api import AirflowApi
+from include.settings import get_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
@@ -237,7 +239,7 @@ def _wait_for(name: str, url: str, process: subprocess.Popen[bytes], build: Path
 def start(
     build: Path = BUILD, schedule: str | None = None, ports: tuple[int, int] = (0, 0)
 ) -> tuple[Stack, list[int]]:
-    """Starts the emulator and Airflow, and waits until both answer.
+    """Starts the emulator, with what a cloud account needs first, and Airflow, and waits until both answer.
 
     Args:
         build: Folder for state and logs.
@@ -268,6 +270,7 @@ def start(
             parts[part] = _start(f"airflow-{part}", ["airflow", part], environment, build)
             groups.append(parts[part].pid)
         _wait_for("emulator", aws_url, emulator, build, 90)
+        aws_template.deploy(aws_url, aws_template.parameters(get_settings()))
         _wait_for("airflow-api-server", f"{airflow_url}/api/v2/version", parts["api-server"], build, 180)
     except BaseException:
         stop_groups(groups)

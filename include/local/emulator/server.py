@@ -25,6 +25,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from include.local.emulator import calls
 from include.local.emulator.api import SageMaker
+from include.local.emulator.cloudformation import teach_moto
 from include.local.emulator.endpoints import MAX_BODY_BYTES, Endpoints
 from include.local.emulator.errors import AwsError
 from include.local.emulator.faults import DROP, Faults
@@ -127,6 +128,7 @@ class Emulator:
             raise RuntimeError("moto keeps its state per process: stop the other emulator first")
         try:
             moto_api_backend.reset()
+            teach_moto()
             self._serve()
         except BaseException:
             _only_one.release()
