@@ -75,6 +75,8 @@ def package_request(
         "training_job": trained.job_name,
         "snapshot_id": trained.snapshot_id,
         "model_name": model_name,
+        "data_until": trained.data_until,
+        "trained_at": trained.trained_at,
         "decision": _decision(verdict),
         "rules_version": verdict.rules_version,
         "card_uri": verdict.card_uri,

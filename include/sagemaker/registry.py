@@ -40,6 +40,10 @@ class Package:
         override_reason: Why it was approved against the gate.
         approval_description: Who approved or refused it by hand, or that nobody answered.
         entry: Identity of the verdict; the same verdict is registered once.
+        job_arn: The training job.
+        report_uri: `s3://…/report.json`; the verdict lies beside it.
+        data_until: As in `TrainedModel`.
+        trained_at: As in `TrainedModel`.
     """
 
     arn: str
@@ -55,6 +59,10 @@ class Package:
     override_reason: str | None = None
     approval_description: str | None = None
     entry: str | None = None
+    job_arn: str | None = None
+    report_uri: str | None = None
+    data_until: str | None = None
+    trained_at: str | None = None
 
 
 def ensure_group(client: Any, group: str) -> None:
@@ -83,7 +91,9 @@ def ensure_group(client: Any, group: str) -> None:
 def register(client: Any, request: Mapping[str, Any]) -> tuple[Package, bool]:
     """Registers a model unless its verdict has been registered before.
 
-    The client token keeps two tries at a time from making two; the search keeps a later one from it.
+    The client token keeps two tries at a time from making two; the search keeps a later one from it. A model
+    that somebody took back, by an answer, a smoke test or a roll-back, is not Approved by being judged anew:
+    its new entry waits for a person.
 
     Args:
         client: boto3 SageMaker client.
@@ -93,15 +103,26 @@ def register(client: Any, request: Mapping[str, Any]) -> tuple[Package, bool]:
         The package, and whether this call made it.
     """
     job = request["ModelPackageDescription"].partition(":")[0]
-    same_job = _packages(
-        client,
-        request["ModelPackageGroupName"],
-        lambda entry: str(entry.get("ModelPackageDescription", "")).startswith(f"{job}:"),
+    same_job = list(
+        _packages(
+            client,
+            request["ModelPackageGroupName"],
+            lambda entry: str(entry.get("ModelPackageDescription", "")).startswith(f"{job}:"),
+        )
     )
     for package in same_job:
         if package.entry == request["ClientToken"]:
             return package, False
-    arn = client.create_model_package(**request)["ModelPackageArn"]
+    uri = request["InferenceSpecification"]["Containers"][0]["ModelDataUrl"]
+    last = next((package for package in same_job if package.model_uri == uri), None)
+    taken_back = last if last and last.approval == "Rejected" and last.approval_description else None
+    if taken_back and request["ModelApprovalStatus"] == "Approved":
+        request = {**request, "ModelApprovalStatus": "PendingManualApproval"}
+        arn = client.create_model_package(**request)["ModelPackageArn"]
+        said = f"The same model was taken back as version {taken_back.version}: "
+        record_approval(client, arn, "PendingManualApproval", f"{said}{taken_back.approval_description}")
+    else:
+        arn = client.create_model_package(**request)["ModelPackageArn"]
     return describe_package(client, arn), True
 
 
@@ -146,6 +167,7 @@ def read_package(description: Mapping[str, Any]) -> Package:
     """Reads a DescribeModelPackage answer."""
     told: Mapping[str, str] = description.get("CustomerMetadataProperties", {})
     containers = description.get("InferenceSpecification", {}).get("Containers") or [{}]
+    quality = description.get("ModelMetrics", {}).get("ModelQuality", {}).get("Statistics", {})
     _, overridden, reason = str(description.get("ModelPackageDescription", "")).partition(OVERRIDDEN)
     return Package(
         arn=str(description["ModelPackageArn"]),
@@ -161,6 +183,10 @@ def read_package(description: Mapping[str, Any]) -> Package:
         override_reason=reason if overridden and told.get("decision") == OVERRULED else None,
         approval_description=description.get("ApprovalDescription") or None,
         entry=told.get("entry"),
+        job_arn=description.get("MetadataProperties", {}).get("GeneratedBy"),
+        report_uri=quality.get("S3Uri"),
+        data_until=told.get("data_until"),
+        trained_at=told.get("trained_at"),
     )
 
 

@@ -34,6 +34,8 @@ TRAINED = TrainedModel(
     model_uri=f"s3://bucket/shop/models/{JOB}/output/model.tar.gz",
     evaluation_uri=f"s3://bucket/shop/models/{JOB}/output/output.tar.gz",
     billable_seconds=42,
+    data_until="2026-11-24",
+    trained_at="2026-11-24T08:00:00+00:00",
 )
 JOB_DESCRIPTION = {
     "HyperParameters": {
@@ -147,6 +149,10 @@ def test_what_is_registered_is_read_again(client: Client) -> None:
         metrics={"hit_rate@20": 0.123457, "mrr@20": 0.05},
         card_uri=verdict().card_uri,
         entry=entry_of(GROUP, TRAINED, verdict(champion=champion), "pms-model"),
+        job_arn=TRAINED.job_arn,
+        report_uri=verdict().report_uri,
+        data_until="2026-11-24",
+        trained_at="2026-11-24T08:00:00+00:00",
     )
     described = client.describe_model_package(ModelPackageName=package.arn)
     told = described["CustomerMetadataProperties"]
@@ -238,6 +244,21 @@ def test_an_approval_holds_for_what_was_judged_alone(
     package, made = register(client, judged_anew)
     assert made
     assert (package.version, package.approval) == (2, "PendingManualApproval")
+
+
+def test_a_model_that_was_taken_back_is_not_approved_by_being_judged_anew(client: Client) -> None:
+    first, _ = register(client, request_of(verdict()))
+    record_approval(client, first.arn, "Rejected", "Rolled back from by Ada")
+    again, made = register(client, request_of(verdict(champion=LIVE)))
+    assert (made, again.version, again.approval) == (True, 2, "PendingManualApproval")
+    assert again.approval_description is not None and "Rolled back from by Ada" in again.approval_description
+    record_approval(client, again.arn, "Approved", "Approved by Ada")
+    assert register(client, request_of(verdict(metrics={"mrr@20": 0.1})))[0].approval == "Approved"
+
+
+def test_a_model_that_the_gate_refused_is_approved_where_it_passes(client: Client) -> None:
+    register(client, request_of(verdict(False)))
+    assert register(client, request_of(verdict()))[0].approval == "Approved"
 
 
 def test_the_rules_on_the_clock_are_known_by_name() -> None:
