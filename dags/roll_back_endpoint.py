@@ -13,8 +13,8 @@ was live becomes Rejected, so that nothing goes back to it.
 message says what is live now. A run of `post_modern_stack` beside this one is not stopped: a model of newer
 data than the one that went live here is deployed where it passes the gate, and is meant to be. The rejected
 model itself does not come back by being trained or judged anew: its entry then waits for a person. To keep
-every other model out, pause `post_modern_stack` first. Clearing *choose_package* keeps its choice; for another
-one, trigger anew.
+every other model out, pause `post_modern_stack` first. Clearing *choose_package* keeps its choice; for
+another one, trigger anew.
 """
 
 from __future__ import annotations
@@ -66,19 +66,20 @@ settings = get_settings()
 )
 def roll_back_endpoint() -> None:
     """Wires choosing, deploying and recording."""
-    chosen = ChoosePackageOperator(task_id="choose_package", version="{{ params.version }}")
-    claims = {name: chosen.output[name] for name in ("trained_model", "verdict", "registered")}
+    choose = ChoosePackageOperator(task_id="choose_package", version="{{ params.version }}")
+    chosen: Any = choose.output
+    claims = {name: chosen[name] for name in ("trained_model", "verdict", "registered")}
     deploy = deploy_group(settings, **claims, wanted=True, allow_older=True, ephemeral=False)
     smoke: Any = deploy.get_child_by_label("smoke_test")
     record = RecordRollbackOperator(
         task_id="record_rollback",
         registered=claims["registered"],
-        leaves=chosen.output["leaves"],
+        before=chosen["before"],
         deployed=smoke.output,
         reason="{{ params.reason }}",
         reject_current="{{ params.reject_current }}",
     )
-    chain(chosen, deploy, record)
+    chain(choose, deploy, record)
 
 
 roll_back_endpoint()

@@ -29,7 +29,7 @@ class ChoosePackageOperator(BaseOperator):
     """Chooses a version of the model package group and hands on what a deploy of it needs.
 
     The endpoint is waited for while it moves: what comes before the live model is known only then. Returns
-    `trained_model`, `verdict` and `registered`, as a run of the pipeline would, and `leaves`, the entry of
+    `trained_model`, `verdict` and `registered`, as a run of the pipeline would, and `before`, the entry of
     the model that was live (None where it has none).
 
     Args:
@@ -72,7 +72,7 @@ class ChoosePackageOperator(BaseOperator):
             "trained_model": claims.trained_model.to_xcom(),
             "verdict": claims.verdict.to_xcom(),
             "registered": claims.registered.to_xcom(),
-            "leaves": {"package_arn": leaves.arn, "version": leaves.version} if leaves else None,
+            "before": {"package_arn": leaves.arn, "version": leaves.version} if leaves else None,
         }
 
     def _choose(
@@ -105,7 +105,7 @@ class RecordRollbackOperator(BaseOperator):
 
     Args:
         registered: The `Registered` claim check of the model that is live now.
-        leaves: What `ChoosePackageOperator` says was live before; None where that has no entry.
+        before: What `ChoosePackageOperator` says was live before; None where that has no entry.
         deployed: The `Deployment` claim check, confirmed by the smoke test.
         reason: Why.
         reject_current: Whether the model that was live becomes Rejected, so that nothing goes back to it.
@@ -115,7 +115,7 @@ class RecordRollbackOperator(BaseOperator):
 
     template_fields: Sequence[str] = (
         "registered",
-        "leaves",
+        "before",
         "deployed",
         "reason",
         "reject_current",
@@ -123,7 +123,7 @@ class RecordRollbackOperator(BaseOperator):
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "registered": "json",
-        "leaves": "json",
+        "before": "json",
         "deployed": "json",
     }
     operator_extra_links = (RegistryLink(),)
@@ -132,7 +132,7 @@ class RecordRollbackOperator(BaseOperator):
         self,
         *,
         registered: Any,
-        leaves: Any,
+        before: Any,
         deployed: Any,
         reason: Any,
         reject_current: Any = True,
@@ -141,7 +141,7 @@ class RecordRollbackOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.registered = registered
-        self.leaves = leaves
+        self.before = before
         self.deployed = deployed
         self.reason = reason
         self.reject_current = reject_current
@@ -157,8 +157,8 @@ class RecordRollbackOperator(BaseOperator):
             client: Any = hook.get_conn()
             RegistryLink.leave(context, client)
             came = ""
-            if self.leaves:
-                arn, version = str(self.leaves["package_arn"]), int(self.leaves["version"])
+            if self.before:
+                arn, version = str(self.before["package_arn"]), int(self.before["version"])
                 verdict: Approval | None = "Rejected" if self.reject_current is True else None
                 said = f"Rolled back from, to version {registered.version}, {why}"
                 self._note(client, arn, said, run_id, verdict)

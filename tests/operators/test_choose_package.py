@@ -87,7 +87,7 @@ def test_the_version_before_is_chosen_with_the_claim_checks_of_its_run(
     )
     assert Verdict.model_validate(chosen["verdict"]).job_name == models[1].job_name
     assert Registered.model_validate(chosen["registered"]).version == 1
-    assert chosen["leaves"] == {"package_arn": packages()[2].arn, "version": 2}
+    assert chosen["before"] == {"package_arn": packages()[2].arn, "version": 2}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_an_endpoint_on_its_way_is_waited_for(
     moving = {"EndpointStatus": "Updating", "EndpointConfigName": "old"}
     sagemaker.endpoints[GROUP] = [moving, moving, *sagemaker.endpoints[GROUP]]
     chosen = choose()
-    assert chosen["leaves"]["version"] == 3
+    assert chosen["before"]["version"] == 3
     assert Registered.model_validate(chosen["registered"]).version == 2
     assert naps.count(1) == 2
 
@@ -142,7 +142,7 @@ def test_a_live_model_that_cannot_be_known_wants_a_version(
     del sagemaker.configs["c"]
     with pytest.raises(AirflowFailException, match="was deleted.*name a version"):
         choose()
-    assert choose(1)["leaves"] is None
+    assert choose(1)["before"] is None
 
 
 def test_throttling_is_worth_a_retry(sagemaker: FakeSageMaker, models: dict[int, TrainedModel]) -> None:
@@ -164,7 +164,7 @@ def record(chosen: dict[str, Any], run_id: str = "run-1", **changes: Any) -> Any
     operator = RecordRollbackOperator(
         task_id="record_rollback",
         registered=chosen["registered"],
-        leaves=chosen["leaves"],
+        before=chosen["before"],
         deployed=live.to_xcom(),
         **{"reason": "it sells 'out',\nof stock", "reject_current": True, **changes},
     )
