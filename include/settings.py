@@ -246,6 +246,13 @@ class Settings(BaseSettings):
                 f"traffic_shift {self.traffic_shift!r} puts at most half of the instances to work first: set "
                 "endpoint_instance_count to 2 or more, or traffic_shift to 'all_at_once'"
             )
+        if self.traffic_shift == "linear" and self.traffic_step_percent < 10:
+            raise ValueError("a linear step is of 10 to 50 %: set traffic_step_percent to 10 or more")
+        if self.traffic_shift == "linear" and self.bake_seconds > 2700:
+            raise ValueError(
+                "SageMaker gives an update eight hours, and a linear one may wait ten times: set "
+                "bake_seconds to 2700 or less"
+            )
         return self
 
     @field_validator(

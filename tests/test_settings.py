@@ -85,12 +85,17 @@ def test_prefix_may_be_empty_or_have_slashes_around_it(given: str, prefix: str, 
     assert (made.prefix, made.home) == (prefix, home)
 
 
+LINEAR: dict[str, object] = {"traffic_shift": "linear", "endpoint_instance_count": 4}
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"vpc_subnets": "subnet-1"}, "set both, or none"),
         ({"traffic_shift": "canary"}, "endpoint_instance_count to 2 or more"),
         ({"traffic_shift": "linear", "endpoint_serverless": True}, "moves all_at_once"),
+        ({**LINEAR, "traffic_step_percent": 5}, "of 10 to 50 %"),
+        ({**LINEAR, "bake_seconds": 3600}, "bake_seconds to 2700 or less"),
     ],
 )
 def test_settings_that_cannot_go_together_are_refused(values: dict[str, object], said: str) -> None:

@@ -56,21 +56,13 @@ def region_of(hook: SageMakerHook) -> str | None:
 
 def wanted_model(trained: TrainedModel, settings: Settings, region: str | None) -> dict[str, Any]:
     """Returns the CreateModel request that these settings make of a trained model."""
-    return model_request(
-        trained,
-        image=serving_image(settings, region),
-        role_arn=settings.sagemaker_role_arn,
-        environment={},
-    )
+    return model_request(trained, settings, image=serving_image(settings, region), environment={})
 
 
 def wanted_config(trained: TrainedModel, settings: Settings, region: str | None) -> dict[str, Any]:
     """Returns the CreateEndpointConfig request that these settings make of a trained model."""
-    return endpoint_config_request(
-        trained,
-        str(wanted_model(trained, settings, region)["ModelName"]),
-        instance_type=settings.endpoint_instance_type,
-    )
+    model = str(wanted_model(trained, settings, region)["ModelName"])
+    return endpoint_config_request(trained, model, settings)
 
 
 def _create_unless_there(

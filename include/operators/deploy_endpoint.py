@@ -14,7 +14,8 @@ from include.operators.create_serving import CLAIMS, RENDERERS, approved_model, 
 from include.operators.endpoint_watch import EndpointWatch, refuse_unless_live
 from include.operators.guard import aws_faults
 from include.operators.links import EndpointLink
-from include.sagemaker.endpoint import EndpointState, create_endpoint_request, update_endpoint_request
+from include.sagemaker.endpoint import create_endpoint_request, update_endpoint_request
+from include.sagemaker.endpoint_state import EndpointState
 from include.settings import Settings, get_settings
 
 # What an update replaced outlives a killed worker here, in the task's own store.
@@ -90,20 +91,22 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
             return (_comes_from(first, wanted) if record is None else record) or None
         tried = attached or (record is not None and bool(state.reason))
         if not tried and state.state != "failed":
-            record = self._submit(state, endpoint, wanted, store)
+            record = self._submit(state, settings, wanted, store)
             state = watch.settle(wanted, submitted=True)
         if state.state != "live":
             store.forget()
         refuse_unless_live(state, f"The move of {endpoint} to {wanted}")
         return record or None
 
-    def _submit(self, state: EndpointState, endpoint: str, wanted: str, store: _Record) -> str:
+    def _submit(self, state: EndpointState, settings: Settings, wanted: str, store: _Record) -> str:
+        endpoint = settings.endpoint_name
         replaced = (state.live_config or "") if state.state == "elsewhere" else ""
         # Written first: a worker that dies after the request still knows what was live before.
         store.write(replaced)
         if state.state == "absent":
             self.log.info("Creating endpoint %s on %s.", endpoint, wanted)
-            self.hook.create_endpoint(create_endpoint_request(endpoint, wanted), wait_for_completion=False)
+            request = create_endpoint_request(endpoint, wanted, settings)
+            self.hook.create_endpoint(request, wait_for_completion=False)
         else:
             self.log.info("Updating endpoint %s from %s to %s.", endpoint, replaced, wanted)
             self.hook.update_endpoint(update_endpoint_request(endpoint, wanted), wait_for_completion=False)

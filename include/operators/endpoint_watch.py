@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import ClientError
 
-from include.sagemaker.endpoint import EndpointState, endpoint_state, is_capacity_fault
+from include.sagemaker.endpoint_state import EndpointState, endpoint_state, is_capacity_fault
 from include.sagemaker.errors import is_missing
 
 if TYPE_CHECKING:

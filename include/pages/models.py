@@ -16,8 +16,8 @@ from include.gate.report import ReportError, parse_report
 from include.pages.plot import Chart, Point, chart
 from include.pages.stored import GoneError, is_ours, read_text
 from include.sagemaker.champion import find_champion
+from include.sagemaker.endpoint import endpoint_config
 from include.sagemaker.errors import error_code, is_missing
-from include.sagemaker.naming import endpoint_config_name
 from include.sagemaker.registry import Package, list_packages
 from include.sagemaker.storage import object_exists
 from include.settings import Settings
@@ -180,12 +180,12 @@ def _config_of(sagemaker: Any, package: Package, settings: Settings) -> str | No
     """Returns the configuration that a deploy made of a model; its name is a function of its content."""
     if not package.model_name:
         return None
-    name = endpoint_config_name(package.model_name, settings.endpoint_instance_type, 1)
+    name = str(endpoint_config(package.model_name, settings)["EndpointConfigName"])
     try:
         sagemaker.describe_endpoint_config(EndpointConfigName=name)
     except ClientError as error:
         if is_missing(error):
-            return None  # never deployed, or on another instance
+            return None  # never deployed, or with other settings
         raise
     return name
 

@@ -1,85 +1,219 @@
-"""Requests for models, endpoint configurations and endpoints, and what an endpoint's state means."""
+"""Requests for models, endpoint configurations and endpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from include.contracts import TrainedModel
 from include.sagemaker.naming import endpoint_config_name, model_name
 from include.sagemaker.training import tags
+from include.settings import Settings
 
 VARIANT = "AllTraffic"
 # Downloading and loading the artefact; a vocabulary of 100,000 products loads in seconds.
 STARTUP_SECONDS = 600
-
-_MOVING = {
-    "Creating": "is being created",
-    "Updating": "is being updated",
-    "SystemUpdating": "is under SageMaker's own maintenance and cannot be changed until that ends",
-    "RollingBack": "is rolling back to its previous configuration",
-    "Deleting": "is being deleted",
-}
+# Machines, download and start of a new fleet, besides the waits that alarms are given.
+_FLEET_SECONDS = 600 + 2 * STARTUP_SECONDS
+CAPTURED = "captured"
+# Their disk is encrypted by the machine; SageMaker refuses a key of one's own for them.
+_OWN_DISK = re.compile(r"ml\.(g[456]\w*|gr6|p3dn|p[456]\w*|inf\d|trn\d\w*|[a-z]\d[a-z]*d[a-z]*)\.")
 
 
 def model_request(
-    trained: TrainedModel, *, image: str, role_arn: str, environment: Mapping[str, str]
+    trained: TrainedModel, settings: Settings, *, image: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     """Returns the CreateModel request for a job's artefact.
 
     Args:
         trained: The artefact, used byte for byte.
+        settings: Execution role, network and tags.
         image: Serving image.
-        role_arn: Execution role of the model.
         environment: Environment of the container.
     """
     container: dict[str, Any] = {"Image": image, "ModelDataUrl": trained.model_uri}
     if environment:
         container["Environment"] = dict(environment)
+    # A serverless endpoint refuses a model that has a network.
+    network = None if settings.endpoint_serverless else settings.network
+    role = settings.sagemaker_role_arn
     return {
-        "ModelName": model_name(trained.job_name, image, trained.model_uri, environment, role_arn),
+        "ModelName": model_name(trained.job_name, image, trained.model_uri, environment, role, network),
         "PrimaryContainer": container,
-        "ExecutionRoleArn": role_arn,
-        "Tags": tags(training_job=trained.job_name, snapshot_id=trained.snapshot_id),
+        "ExecutionRoleArn": role,
+        **({"VpcConfig": network} if network else {}),
+        "Tags": _tags(settings, training_job=trained.job_name, snapshot_id=trained.snapshot_id),
     }
 
 
-def endpoint_config_request(
-    trained: TrainedModel, model: str, *, instance_type: str, instance_count: int = 1
-) -> dict[str, Any]:
-    """Returns the CreateEndpointConfig request that puts a model on instances.
+def production_variant(model: str, settings: Settings) -> dict[str, Any]:
+    """Returns the variant that serves a model: on instances of a CPU or a GPU, or serverless."""
+    variant: dict[str, Any] = {"VariantName": VARIANT, "ModelName": model, "InitialVariantWeight": 1.0}
+    if settings.endpoint_serverless:
+        return variant | {
+            "ServerlessConfig": {
+                "MemorySizeInMB": settings.serverless_memory_mb,
+                "MaxConcurrency": settings.serverless_max_concurrency,
+            }
+        }
+    return variant | {
+        "InitialInstanceCount": settings.endpoint_instance_count,
+        "InstanceType": settings.endpoint_instance_type,
+        "ModelDataDownloadTimeoutInSeconds": STARTUP_SECONDS,
+        "ContainerStartupHealthCheckTimeoutInSeconds": STARTUP_SECONDS,
+    }
+
+
+def endpoint_config(model: str, settings: Settings) -> dict[str, Any]:
+    """Returns the content of the configuration that puts a model behind an endpoint, named after it.
 
     Args:
-        trained: Where the model is from; for the tags.
         model: Name of the SageMaker model.
-        instance_type: Instance behind the endpoint.
-        instance_count: Number of instances.
+        settings: Machines, captured share and key.
     """
+    content: dict[str, Any] = {"ProductionVariants": [production_variant(model, settings)]}
+    on_instances = not settings.endpoint_serverless
+    if on_instances and settings.capture_percent:
+        content["DataCaptureConfig"] = _capture(settings)
+    if on_instances and settings.kms_key_id and not _OWN_DISK.match(settings.endpoint_instance_type):
+        content["KmsKeyId"] = settings.kms_key_id
+    return {"EndpointConfigName": endpoint_config_name(content), **content}
+
+
+def _capture(settings: Settings) -> dict[str, Any]:
     return {
-        "EndpointConfigName": endpoint_config_name(model, instance_type, instance_count),
-        "ProductionVariants": [
-            {
-                "VariantName": VARIANT,
-                "ModelName": model,
-                "InitialInstanceCount": instance_count,
-                "InstanceType": instance_type,
-                "InitialVariantWeight": 1.0,
-                "ModelDataDownloadTimeoutInSeconds": STARTUP_SECONDS,
-                "ContainerStartupHealthCheckTimeoutInSeconds": STARTUP_SECONDS,
-            }
-        ],
-        "Tags": tags(training_job=trained.job_name, snapshot_id=trained.snapshot_id),
+        "EnableCapture": True,
+        "InitialSamplingPercentage": settings.capture_percent,
+        "DestinationS3Uri": f"{settings.home}/{CAPTURED}",
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+        **({"KmsKeyId": settings.kms_key_id} if settings.kms_key_id else {}),
     }
 
 
-def create_endpoint_request(endpoint: str, config: str) -> dict[str, Any]:
+def endpoint_config_request(trained: TrainedModel, model: str, settings: Settings) -> dict[str, Any]:
+    """Returns the CreateEndpointConfig request that puts a model behind an endpoint.
+
+    Args:
+        trained: Where the model is from, and how new it is; for the tags.
+        model: Name of the SageMaker model.
+        settings: Machines, captured share, key and tags.
+    """
+    return {
+        **endpoint_config(model, settings),
+        "Tags": _tags(
+            settings,
+            training_job=trained.job_name,
+            snapshot_id=trained.snapshot_id,
+            data_until=trained.data_until,
+            trained_at=trained.trained_at,
+        ),
+    }
+
+
+def _tags(settings: Settings, **values: str | None) -> list[dict[str, str]]:
+    known = {name: value for name, value in values.items() if value}
+    return tags(**{**settings.resource_tags, **known})
+
+
+def create_endpoint_request(endpoint: str, config: str, settings: Settings) -> dict[str, Any]:
     """Returns the CreateEndpoint request."""
-    return {"EndpointName": endpoint, "EndpointConfigName": config, "Tags": tags()}
+    return {"EndpointName": endpoint, "EndpointConfigName": config, "Tags": _tags(settings)}
 
 
-def update_endpoint_request(endpoint: str, config: str) -> dict[str, Any]:
-    """Returns the UpdateEndpoint request; SageMaker updates blue/green."""
-    return {"EndpointName": endpoint, "EndpointConfigName": config}
+def update_endpoint_request(
+    endpoint: str,
+    config: str,
+    *,
+    deployment: Mapping[str, Any] | None = None,
+    keep_capacity: bool = False,
+) -> dict[str, Any]:
+    """Returns the UpdateEndpoint request; SageMaker updates blue/green.
+
+    Args:
+        endpoint: Name of the endpoint.
+        config: Configuration to move to.
+        deployment: Its `DeploymentConfig`; all traffic at once and unwatched without one.
+        keep_capacity: Whether the new machines are as many as autoscaling has made of the old ones.
+    """
+    request: dict[str, Any] = {"EndpointName": endpoint, "EndpointConfigName": config}
+    if deployment is not None:
+        request["DeploymentConfig"] = dict(deployment)
+    if keep_capacity:
+        request["RetainAllVariantProperties"] = True
+    return request
+
+
+def deployment_config(settings: Settings, alarms: Sequence[str]) -> dict[str, Any] | None:
+    """Returns how an update moves traffic, and what takes it back; None where SageMaker has no choice.
+
+    All at once, what alarms may watch is the wait before the old machines go.
+
+    Args:
+        settings: Way, steps and waits of the shift.
+        alarms: CloudWatch alarms; one that goes off takes the update back.
+    """
+    if settings.endpoint_serverless:
+        return None
+    policy = {
+        "TrafficRoutingConfiguration": _routing(settings),
+        "TerminationWaitInSeconds": settings.bake_seconds,
+        "MaximumExecutionTimeoutInSeconds": deployment_seconds(settings),
+    }
+    watched = [{"AlarmName": name} for name in alarms]
+    return {
+        "BlueGreenUpdatePolicy": policy,
+        **({"AutoRollbackConfiguration": {"Alarms": watched}} if watched else {}),
+    }
+
+
+def _routing(settings: Settings) -> dict[str, Any]:
+    if settings.traffic_shift == "all_at_once":
+        return {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0}
+    step = {"Type": "CAPACITY_PERCENT", "Value": _step_percent(settings)}
+    size = "CanarySize" if settings.traffic_shift == "canary" else "LinearStepSize"
+    return {
+        "Type": settings.traffic_shift.upper(),
+        "WaitIntervalInSeconds": settings.bake_seconds,
+        size: step,
+    }
+
+
+def _step_percent(settings: Settings) -> int:
+    # Of three instances half is one and a half, and SageMaker takes no more than half of them.
+    whole = settings.endpoint_instance_count // 2
+    return min(settings.traffic_step_percent, 100 * whole // settings.endpoint_instance_count)
+
+
+def deployment_seconds(settings: Settings) -> int:
+    """Returns how long an update may take, with all its waits, before SageMaker gives it up."""
+    steps = 1
+    if settings.traffic_shift == "canary":
+        steps = 2
+    elif settings.traffic_shift == "linear":
+        steps = math.ceil(100 / _step_percent(settings))
+    return _FLEET_SECONDS + steps * settings.bake_seconds
+
+
+def ephemeral_settings(settings: Settings, endpoint: str) -> Settings:
+    """Returns the settings of an endpoint that is tested and deleted: one machine, unwatched, uncaptured.
+
+    Args:
+        settings: Those of the lasting endpoint.
+        endpoint: Name of the other one.
+    """
+    return settings.model_copy(
+        update={
+            "endpoint_name": endpoint,
+            "endpoint_instance_count": 1,
+            "endpoint_max_instances": 1,
+            "traffic_shift": "all_at_once",
+            "rollback_on_alarms": False,
+            "capture_percent": 0,
+        }
+    )
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -108,89 +242,3 @@ def _compare(path: str, wanted: Any, found: Any, lines: list[str]) -> None:
             _compare(f"{path}[{index}]", value, found[index], lines)
     elif wanted != found:
         lines.append(f"{path}: wanted {wanted!r}, found {found!r}")
-
-
-class EndpointState(NamedTuple):
-    """What an endpoint's description means for the configuration that is wanted on it.
-
-    Attributes:
-        state: `absent`; `moving` (wait); `live` (InService on the wanted configuration); `elsewhere`
-            (InService, but on another one); `failed` (needs a person).
-        live_config: The configuration it is on; while moving, the one it comes from or None.
-        moves_to: While moving, the configuration it goes to; None where SageMaker does not say.
-        message: A sentence about it, with SageMaker's reason.
-        reason: SageMaker's FailureReason, empty where it gave none.
-    """
-
-    state: Literal["absent", "moving", "live", "elsewhere", "failed"]
-    message: str
-    live_config: str | None = None
-    moves_to: str | None = None
-    reason: str = ""
-
-
-def endpoint_state(description: Mapping[str, Any] | None, endpoint: str, wanted: str) -> EndpointState:
-    """Reads a DescribeEndpoint answer.
-
-    Args:
-        description: The answer; None where there is no such endpoint.
-        endpoint: Name of the endpoint.
-        wanted: Name of the configuration it should be on.
-    """
-    if description is None:
-        return EndpointState("absent", f"Endpoint {endpoint} does not exist.")
-    status = str(description.get("EndpointStatus", ""))
-    config = description.get("EndpointConfigName")
-    reason = str(description.get("FailureReason") or "")
-    if status in _MOVING:
-        pending = description.get("PendingDeploymentSummary", {}).get("EndpointConfigName")
-        moves_to = _target(status, config, pending, wanted)
-        return EndpointState("moving", f"Endpoint {endpoint} {_MOVING[status]}.", config, moves_to, reason)
-    if status == "InService":
-        if config == wanted:
-            return EndpointState("live", f"Endpoint {endpoint} is live on {wanted}.", config)
-        said = f" SageMaker says: {reason}" if reason else ""
-        return EndpointState(
-            "elsewhere",
-            f"Endpoint {endpoint} is live on {config}, not on {wanted}.{said}",
-            config,
-            reason=reason,
-        )
-    return EndpointState("failed", _mend(endpoint, status, reason), config, reason=reason)
-
-
-def _target(status: str, config: str | None, pending: str | None, wanted: str) -> str | None:
-    if status == "Creating":
-        return config
-    if status != "Updating":
-        return None
-    # Some answers name the new configuration at once and have no summary of what is pending.
-    return pending or (wanted if config == wanted else None)
-
-
-def _mend(endpoint: str, status: str, reason: str) -> str:
-    said = f" SageMaker says: {reason}" if reason else " SageMaker gave no reason."
-    delete = f"delete it (aws sagemaker delete-endpoint --endpoint-name {endpoint})"
-    if status == "Failed":
-        return (
-            f"Endpoint {endpoint} is Failed and answers nobody.{said} "
-            f"A failed endpoint can only be deleted: {delete}, then clear this task to create it anew."
-        )
-    if status == "UpdateRollbackFailed":
-        return (
-            f"Endpoint {endpoint} is UpdateRollbackFailed: update and roll-back both failed, and it serves a "
-            f"mixture of two configurations.{said} Update it by hand to a configuration that worked, "
-            f"or {delete}, then clear this task."
-        )
-    if status == "OutOfService":
-        return (
-            f"Endpoint {endpoint} is OutOfService and takes no requests.{said} "
-            f"Mend its capacity, or {delete}, then clear this task."
-        )
-    return f"Endpoint {endpoint} is in the unexpected state {status!r}.{said}"
-
-
-def is_capacity_fault(reason: str) -> bool:
-    """Tells whether an endpoint failed for want of machines, so that a later try may succeed."""
-    text = reason.lower()
-    return "capacity" in text or "internal server" in text or "internalservererror" in text

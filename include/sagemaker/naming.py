@@ -54,7 +54,12 @@ def attempt_name(job_name: str, attempt: int) -> str:
 
 
 def model_name(
-    job_name: str, image: str, model_uri: str, environment: Mapping[str, str], role_arn: str
+    job_name: str,
+    image: str,
+    model_uri: str,
+    environment: Mapping[str, str],
+    role_arn: str,
+    network: Mapping[str, object] | None = None,
 ) -> str:
     """Returns the name of the SageMaker model that serves a job's artefact."""
     return content_name(
@@ -64,11 +69,20 @@ def model_name(
         model_uri=model_uri,
         environment=dict(environment),
         role_arn=role_arn,
+        **({"network": dict(network)} if network else {}),
     )
 
 
-def endpoint_config_name(model: str, instance_type: str, instance_count: int) -> str:
-    """Returns the name of the endpoint configuration that puts a model on instances."""
-    return content_name(
-        kind="endpoint-config", model=model, instance_type=instance_type, instance_count=instance_count
-    )
+def endpoint_config_name(content: Mapping[str, object]) -> str:
+    """Returns the name of an endpoint configuration.
+
+    Args:
+        content: All that CreateEndpointConfig is asked for, besides name and tags.
+    """
+    return content_name(kind="endpoint-config", content=dict(content))
+
+
+def ephemeral_endpoint_name(endpoint: str, job_name: str, run_id: str) -> str:
+    """Returns the name of the endpoint on which one run tests one model; it begins as the lasting one's."""
+    digest = content_name(kind="ephemeral-endpoint", job_name=job_name, run_id=run_id)[len(PREFIX) + 1 :]
+    return f"{endpoint[:50].rstrip('-')}-{digest}"

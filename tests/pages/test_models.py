@@ -10,7 +10,7 @@ from include.dbt_artifacts import FOLDER, attempt_prefix
 from include.operators.gate_model import reports_uri
 from include.pages import models
 from include.pages.stored import is_ours
-from include.sagemaker.naming import endpoint_config_name
+from include.sagemaker.endpoint import endpoint_config
 from include.sagemaker.registry import Package
 from include.settings import Settings, get_settings
 from tests.pages.conftest import Cloud, package
@@ -126,7 +126,7 @@ def test_way_back_needs_the_configuration_and_is_a_command(
     cloud.objects[str(one.model_uri)], cloud.configured = "files", configured
     monkeypatch.setattr(models, "list_packages", lambda *_: [one])
     [row] = models.gather(cloud, cloud, get_settings()).rows
-    name = endpoint_config_name("pms-model-1", get_settings().endpoint_instance_type, 1)
+    name = endpoint_config("pms-model-1", get_settings())["EndpointConfigName"]
     command = (
         "aws sagemaker update-endpoint --endpoint-name shop-recommender --region us-east-1 "
         f"--endpoint-config-name {name}"

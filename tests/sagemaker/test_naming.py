@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from include.sagemaker.naming import attempt_name, endpoint_config_name, model_name, training_job_name
+from include.sagemaker.naming import (
+    attempt_name,
+    endpoint_config_name,
+    ephemeral_endpoint_name,
+    model_name,
+    training_job_name,
+)
 
 JOB: dict[str, Any] = {
     "snapshot_id": "snap-1",
@@ -20,15 +26,18 @@ MODEL: dict[str, Any] = {
     "model_uri": "s3://b/m.tar.gz",
     "environment": {"A": "1"},
     "role_arn": "arn:role",
+    "network": {"Subnets": ["subnet-1"]},
 }
-CONFIG: dict[str, Any] = {"model": "pms-1", "instance_type": "ml.m5.large", "instance_count": 1}
+CONFIG: dict[str, Any] = {"content": {"KmsKeyId": "key"}}
+EPHEMERAL: dict[str, Any] = {"endpoint": "shop", "job_name": "pms-1", "run_id": "manual__1"}
 NAMES = [(training_job_name, JOB), (model_name, MODEL), (endpoint_config_name, CONFIG)]
 CHANGES = {
     "snapshot_id": "snap-2",
     "code_sha": "d" * 64,
     "hyperparameters": {"epochs": 4, "architecture": "gru"},
     "environment": {"A": "2"},
-    "instance_count": 2,
+    "network": {"Subnets": ["subnet-2"]},
+    "content": {"KmsKeyId": "other"},
 }
 
 
@@ -46,6 +55,20 @@ def test_names_are_stable_short_and_legal(name: Any, inputs: dict[str, Any]) -> 
 def test_every_input_changes_the_name(name: Any, inputs: dict[str, Any], changed: str) -> None:
     other = CHANGES.get(changed, f"{inputs[changed]}-other")
     assert name(**{**inputs, changed: other}) != name(**inputs)
+
+
+@pytest.mark.parametrize("changed", EPHEMERAL)
+def test_every_run_tests_every_model_on_an_endpoint_of_its_own(changed: str) -> None:
+    name = ephemeral_endpoint_name(**EPHEMERAL)
+    assert re.fullmatch(r"shop-[0-9a-f]{12}", name)
+    assert name == ephemeral_endpoint_name(**EPHEMERAL)
+    assert name != ephemeral_endpoint_name(**{**EPHEMERAL, changed: "other"})
+
+
+@pytest.mark.parametrize("endpoint", ["s" * 63, "s" * 49 + "-" + "s" * 13])
+def test_name_of_an_ephemeral_endpoint_fits_sagemaker(endpoint: str) -> None:
+    name = ephemeral_endpoint_name(endpoint, "pms-1", "manual__1")
+    assert re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", name)
 
 
 def test_known_name_never_changes() -> None:
