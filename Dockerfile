@@ -10,6 +10,9 @@ RUN python -m venv .venv-ml \
 # Cosmos draws the transform group from this manifest, so that parsing a DAG runs no dbt.
 RUN python -m include.local.dbt_manifest
 
-ENV AIRFLOW__COSMOS__ENABLE_TELEMETRY=False \
+# Every AWS client tries a call five times, with growing pauses, before its task fails and is retried later.
+ENV AWS_RETRY_MODE=standard \
+    AWS_MAX_ATTEMPTS=5 \
+    AIRFLOW__COSMOS__ENABLE_TELEMETRY=False \
     DO_NOT_TRACK=1 \
     PMS_ML_PYTHON=/usr/local/airflow/.venv-ml/bin/python

@@ -93,6 +93,9 @@ def airflow_environment(port: int, build: Path = BUILD) -> dict[str, str]:
         "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "DO_NOT_TRACK": "1",
+        # As in the Dockerfile.
+        "AWS_RETRY_MODE": "standard",
+        "AWS_MAX_ATTEMPTS": "5",
         # macOS forks workers; without this its Objective-C runtime kills them.
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
         **{name: _without_proxy(name) for name in ("NO_PROXY", "no_proxy")},

@@ -29,6 +29,7 @@ from include.warehouse.lines import Position, ahead, read_blocks
 from include.warehouse.sources import SourceFile, SourceFiles
 from include.warehouse.unload import Selection, UnloadRequest
 
+_DENIED = (401, 403)
 _PASSED_ON = ("memory_limit", "threads", "temp_directory")
 _LOAD_MEMORY = "750MB"
 _BLOCKS_PER_CHUNK = 12
@@ -263,13 +264,24 @@ class DuckDBWarehouse(Warehouse):
             raise SettingsError("DuckDB refused the S3 credentials of the AWS connection.") from None
 
     def copy_to(self, query: Statement, folder_uri: str) -> list[Part]:
-        """Writes one parquet file."""
+        """Writes one parquet file.
+
+        Raises:
+            SettingsError: S3 lets this identity not write there.
+            WarehouseUnavailableError: S3 does not answer, after the retries that DuckDB makes by itself.
+        """
         uri = f"{folder_uri}part-00000.parquet"
         # Neither the query of a COPY nor its target can be bound; the query has no values, the target
         # was checked by the caller and is quoted.
-        [(rows,)] = self._connection.execute(
-            f"copy ({query.sql}) to {self.dialect.literal(uri)} ({_PARQUET})"
-        ).fetchall()
+        try:
+            [(rows,)] = self._connection.execute(
+                f"copy ({query.sql}) to {self.dialect.literal(uri)} ({_PARQUET})"
+            ).fetchall()
+        except duckdb.IOException as error:
+            said = str(error).partition("\n")[0]
+            if getattr(error, "status_code", None) in _DENIED:
+                raise SettingsError(f"Allow the AWS connection to write {uri}: {said}") from error
+            raise WarehouseUnavailableError(f"{uri} could not be written: {said}") from error
         return [Part(uri, int(rows))]
 
 

@@ -171,12 +171,17 @@ class Cloud:
     def s3(self) -> Any:
         return self.client("s3")
 
-    def set_faults(self, method: str, rules: list[dict[str, Any]] | None = None) -> None:
-        """Adds (POST) or clears (DELETE) fault rules."""
+    def set_faults(self, method: str, rules: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """Adds (POST) or clears (DELETE) fault rules; returns those that are left."""
         body = None if rules is None else json.dumps(rules).encode()
         request = urllib.request.Request(f"{self.url}/_emulator/faults", body, method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:
-            assert answer.status == 200
+            rules_left: list[dict[str, Any]] = json.loads(answer.read())
+        return rules_left
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The fault rules that are left."""
+        return self.set_faults("GET")
 
     def name(self, stem: str = "thing") -> str:
         return f"{stem}-{next(_numbers)}"

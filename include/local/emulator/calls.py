@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote_plus
 from xml.sax.saxutils import escape
 
-import botocore.session
 from botocore.exceptions import UnknownServiceError
+from botocore.loaders import create_loader
 from botocore.model import OperationModel, ServiceModel
 
 from include.local.emulator.errors import AwsError
@@ -90,7 +90,8 @@ def error_body(operation: str, error: AwsError) -> tuple[bytes, str]:
 
 @lru_cache(maxsize=16)
 def _model(service: str) -> ServiceModel:
-    return botocore.session.get_session().get_service_model(service)
+    # Of a loader of its own: botocore's clients rewrite the paths of the model that they share.
+    return ServiceModel(create_loader().load_service_model(service, "service-2"), service)
 
 
 def _s3_operation(environ: Environ) -> str | None:

@@ -253,10 +253,10 @@ class Application:
         time.sleep(rule.delay_seconds)
         if rule.code is None:
             return None
+        _read_body(environ)  # unread, it would be taken for the next request
         if rule.code == DROP:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError(f"{name} is to find its connection dropped")
-        _read_body(environ)  # unread, it would reset the connection before the answer is read
         error = AwsError(rule.code, rule.reason or f"{rule.code}, as a fault rule asks.", rule.status)
         body, content_type = calls.error_body(name, error)
         body = b"" if environ["REQUEST_METHOD"] == "HEAD" else body
