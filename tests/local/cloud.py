@@ -10,6 +10,7 @@ import os
 import sys
 import tarfile
 import textwrap
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -62,7 +63,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         if body.startswith("sleep"):
             time.sleep(float(body.split()[1]))
-        status = int(body.split()[1]) if body.startswith("status") else 200
+        told = behaviour if behaviour.startswith("status") else body
+        status = int(told.split()[1]) if told.startswith("status") else 200
         told = {name: self.headers.get(name) for name in ("Content-Type", "Accept")}
         told["Custom"] = self.headers.get("X-Amzn-SageMaker-Custom-Attributes")
         self.answer(status, {"model": behaviour, "body": body, "pids": [os.getpid(), child.pid],
@@ -155,6 +157,43 @@ def _check_answer(operation_model: Any, response_dict: dict[str, Any], **_: Any)
         assert found == DEPARTS.get(operation_model.name, []), f"{operation_model.name}: {found}"
 
 
+class Shop:
+    """Clients that invoke all the time, from entry to exit; no request may fail.
+
+    Attributes:
+        said: The models that answered, in order.
+        faults: What went wrong.
+    """
+
+    def __init__(self, cloud: Cloud, endpoint: str, *, clients: int = 2, tolerant: bool = False) -> None:
+        self.said: list[str] = []
+        self.faults: list[str] = []
+        self._cloud = cloud
+        self._endpoint = endpoint
+        self._tolerant = tolerant
+        self._over = threading.Event()
+        self._clients = [threading.Thread(target=self._buy, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> Shop:
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._over.set()
+        for client in self._clients:
+            client.join()
+        if kind is None and not self._tolerant:
+            assert self.faults == []
+
+    def _buy(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.said.append(self._cloud.invoke(self._endpoint, "sleep 0.01")["model"])
+            except Exception as error:
+                self.faults.append(repr(error))
+
+
 @dataclass(frozen=True)
 class Cloud:
     """An emulator with its clients, and short ways to make what tests need."""
@@ -240,18 +279,23 @@ class Cloud:
         )
         return name
 
-    def config(self, behaviour: str | bytes) -> str:
+    def variant(self, behaviour: str | bytes, **changes: Any) -> dict[str, Any]:
+        """A variant for such a model."""
+        size = {"InitialInstanceCount": 1, "InstanceType": "ml.m5.large", "InitialVariantWeight": 1}
+        return {"VariantName": "AllTraffic", "ModelName": self.model(behaviour)} | size | changes
+
+    def config(self, behaviour: str | bytes, *, instances: int = 1, **members: Any) -> str:
         """Creates an endpoint config for such a model and returns its name."""
         name = self.name("config")
-        variant = {"VariantName": "AllTraffic", "ModelName": self.model(behaviour)}
-        size = {"InitialInstanceCount": 1, "InstanceType": "ml.m5.large", "InitialVariantWeight": 1}
-        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant | size])
+        variants = [self.variant(behaviour, InitialInstanceCount=instances)]
+        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants, **members)
         return name
 
-    def endpoint(self, behaviour: str | bytes) -> str:
+    def endpoint(self, behaviour: str | bytes, **members: Any) -> str:
         """Creates an endpoint on such a model, waits until it is settled and returns its name."""
         name = self.name("endpoint")
-        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=self.config(behaviour))
+        config = self.config(behaviour, **members)
+        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
         self.settled(name)
         return name
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.local.cloud import BUCKET, ROLE, Cloud, alive, eventually, tar_of
+from tests.local.cloud import BUCKET, ROLE, Cloud, Shop, alive, eventually, tar_of
 
 
 def _linked_tar() -> bytes:
@@ -109,31 +109,15 @@ def test_an_artefact_that_is_gone_fails_the_endpoint(cloud: Cloud) -> None:
     assert "Failed to download model data" in cloud.settled(name)["FailureReason"]
 
 
-def _hammer(cloud: Cloud, name: str, over: threading.Event, said: list[str], faults: list[str]) -> None:
-    while not over.is_set():
-        try:
-            said.append(cloud.invoke(name, "sleep 0.02")["model"])
-        except Exception as error:
-            faults.append(repr(error))
-
-
 def test_no_request_fails_during_updates(cloud: Cloud) -> None:
     name = cloud.endpoint("blue-0")
-    over = threading.Event()
-    said: list[str] = []
-    faults: list[str] = []
-    clients = [threading.Thread(target=_hammer, args=(cloud, name, over, said, faults)) for _ in range(3)]
-    for client in clients:
-        client.start()
-    for number in range(1, 4):
-        cloud.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=cloud.config(f"blue-{number}"))
-        cloud.settled(name)
-    eventually(lambda: said[-1] == "blue-3")
-    over.set()
-    for client in clients:
-        client.join()
-    assert faults == []
-    assert set(said) == {"blue-0", "blue-1", "blue-2", "blue-3"}
+    with Shop(cloud, name, clients=3) as shop:
+        for number in range(1, 4):
+            config = cloud.config(f"blue-{number}")
+            cloud.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=config)
+            cloud.settled(name)
+        eventually(lambda: shop.said[-1] == "blue-3")
+    assert set(shop.said) == {"blue-0", "blue-1", "blue-2", "blue-3"}
 
 
 def test_an_update_ends_the_old_servers_after_their_last_request(cloud: Cloud) -> None:

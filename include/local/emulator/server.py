@@ -175,6 +175,7 @@ class Emulator:
                 self._startup_seconds,
                 self._grace,
                 state,
+                self.faults,
             )
             self._sagemaker = SageMaker(jobs, TuningJobs(jobs, state), models, endpoints, Registry(state))
             self._server = make_server(

@@ -1,18 +1,16 @@
-"""Model servers, processes that answer `/ping` and `/invocations`, and the fleets they form."""
+"""Model servers: processes that answer `/ping` and `/invocations`."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from include.local.emulator.errors import AwsError
 from include.local.emulator.processes import ChildProcess, clean_environment
 
 _PING_SECONDS = 30.0  # a first ping may warm the model up
@@ -114,57 +112,6 @@ class ModelServer:
 
     def _tail(self) -> str:
         return self._log_path.read_bytes()[-_TAIL_BYTES:].decode("utf-8", errors="replace").strip()
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A production variant at work."""
-
-    name: str
-    weight: float
-    server: ModelServer
-
-
-class Fleet:
-    """The servers of one endpoint config. Counts its requests: it can retire without losing one."""
-
-    def __init__(self, variants: Sequence[Variant]) -> None:
-        self.variants = tuple(variants)
-        self._idle = threading.Condition()
-        self._requests = 0
-
-    @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """Counts a request from entry to exit. Enter it while the fleet is the endpoint's own."""
-        with self._idle:
-            self._requests += 1
-        try:
-            yield
-        finally:
-            with self._idle:
-                self._requests -= 1
-                self._idle.notify_all()
-
-    def choose(self, target: str | None) -> Variant:
-        """Returns the variant that answers: the wanted one, or one by weight.
-
-        Raises:
-            AwsError: `ValidationError`, there is no such variant.
-        """
-        if target is None:
-            weights = [variant.weight for variant in self.variants]
-            return random.choices(self.variants, weights if any(weights) else None)[0]
-        for variant in self.variants:
-            if variant.name == target:
-                return variant
-        raise AwsError("ValidationError", f"Production variant {target} does not exist.")
-
-    def retire(self, drain_seconds: float, grace_seconds: float) -> None:
-        """Ends the servers once their last request is answered, or the time for that is over."""
-        with self._idle:
-            self._idle.wait_for(lambda: self._requests == 0, drain_seconds)
-        for variant in self.variants:
-            variant.server.end(grace_seconds)
 
 
 def _free_port() -> int:

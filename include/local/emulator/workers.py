@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from include.local.emulator.errors import AwsError
+
+log = logging.getLogger(__name__)
 
 
 class Workers:
@@ -43,3 +46,34 @@ class Workers:
         """Waits for each thread, at most so long."""
         for thread in self._threads:
             thread.join(seconds)
+
+
+class Ticker:
+    """Does something again and again on a thread of its own, and one last time at the end.
+
+    Args:
+        name: Name of the thread.
+        seconds: Pause between two times.
+        work: What it does.
+    """
+
+    def __init__(self, name: str, seconds: float, work: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._work = work
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def close(self, seconds: float) -> None:
+        """Does it the last time; waits for that at most so long."""
+        self._over.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        over = False
+        while not over:
+            over = self._over.wait(self._seconds)
+            try:
+                self._work()
+            except Exception:  # what goes on in the background may fail once, not for good
+                log.exception("%s", self._thread.name)
