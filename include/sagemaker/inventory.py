@@ -1,0 +1,113 @@
+"""What the project made in SageMaker, found by listing and by its tag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC
+from typing import Any, Literal
+
+from botocore.exceptions import ClientError
+
+from include.contracts import Contract
+from include.sagemaker.errors import is_missing
+from include.sagemaker.training import tags
+
+Kind = Literal["endpoint", "endpoint_config", "model", "training_job", "tuning_job", "model_package_group"]
+PROJECT = tags()[0]
+# Operation, the answer's list, and what a thing's name and ARN begin with in it.
+_LISTS: dict[Kind, tuple[str, str, str]] = {
+    "endpoint": ("list_endpoints", "Endpoints", "Endpoint"),
+    "endpoint_config": ("list_endpoint_configs", "EndpointConfigs", "EndpointConfig"),
+    "model": ("list_models", "Models", "Model"),
+    "training_job": ("list_training_jobs", "TrainingJobSummaries", "TrainingJob"),
+    "tuning_job": (
+        "list_hyper_parameter_tuning_jobs",
+        "HyperParameterTuningJobSummaries",
+        "HyperParameterTuningJob",
+    ),
+    "model_package_group": (
+        "list_model_package_groups",
+        "ModelPackageGroupSummaryList",
+        "ModelPackageGroup",
+    ),
+}
+
+
+class Item(Contract):
+    """One thing.
+
+    Attributes:
+        created: ISO moment (UTC); a thing of the same name that was made later is another thing.
+    """
+
+    kind: Kind
+    name: str
+    arn: str
+    created: str
+
+
+def listed(client: Any, kind: Kind, **filters: Any) -> Iterator[Item]:
+    """Yields everything of a kind in the account and region, whoever made it, newest first.
+
+    Args:
+        client: boto3 SageMaker client.
+        kind: Which kind.
+        **filters: Of the list operation, such as `NameContains`.
+    """
+    operation, member, stem = _LISTS[kind]
+    pages = client.get_paginator(operation).paginate(SortBy="CreationTime", SortOrder="Descending", **filters)
+    for page in pages:
+        for entry in page[member]:
+            yield Item(
+                kind=kind,
+                name=entry[f"{stem}Name"],
+                arn=entry[f"{stem}Arn"],
+                created=entry["CreationTime"].astimezone(UTC).isoformat(),
+            )
+
+
+def ours(client: Any, items: Iterable[Item]) -> Iterator[tuple[Item, dict[str, str]]]:
+    """Yields the things that have the project's tag, with all their tags.
+
+    Args:
+        client: boto3 SageMaker client.
+        items: Of `listed`.
+
+    Raises:
+        ClientError: SageMaker refused to say: what cannot be known to be the project's is never guessed.
+    """
+    for item in items:
+        answer = existing(lambda arn=item.arn: client.list_tags(ResourceArn=arn))  # type: ignore[misc]
+        told = {tag["Key"]: tag["Value"] for tag in (answer or {}).get("Tags", [])}
+        if told.get(PROJECT["Key"]) == PROJECT["Value"]:
+            yield item, told
+
+
+def existing(ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Returns an answer; None where the thing that was asked about is not there (any more)."""
+    try:
+        return ask()
+    except ClientError as error:
+        if is_missing(error):
+            return None
+        raise
+
+
+def configs_in_use(client: Any) -> set[str]:
+    """Returns the endpoint configurations that any endpoint is on or moves to, whoever made it."""
+    names: set[str] = set()
+    for item in listed(client, "endpoint"):
+        found = existing(lambda name=item.name: client.describe_endpoint(EndpointName=name))  # type: ignore[misc]
+        told = found or {}
+        names |= {
+            str(part["EndpointConfigName"])
+            for part in (told, told.get("PendingDeploymentSummary", {}))
+            if part.get("EndpointConfigName")
+        }
+    return names
+
+
+def models_of(config: Mapping[str, Any]) -> set[str]:
+    """Returns the models of a configuration's variants, those of a shadow test too."""
+    variants = [*config.get("ProductionVariants", []), *config.get("ShadowProductionVariants", [])]
+    return {str(variant["ModelName"]) for variant in variants if variant.get("ModelName")}
