@@ -14,7 +14,8 @@ running job; it never starts a second one.
 **Triage.** *check_prerequisites* lists everything that is missing at once. *transform*: a data test failed;
 its task log names the rows. *train*: the job's reason and last log lines are in the task log. *gate*: the
 model was rejected, by *gate_model* (the reasons are in its log and on the card) or by a person
-(*approve_model*); the live endpoint is untouched. *deploy*: the message says what is live now.
+(*approve_model*); the live endpoint is untouched. *deploy*: the message says what is live now. *clean_up*:
+the model is live; what was to go is tried again by the next run.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from include.assets import RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES, schedule_of
 from include.deploy import deploy_group
 from include.operators.approve_model import ApproveModelOperator
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
+from include.operators.clean_up import CleanUpOperator
 from include.operators.export_snapshot import ExportSnapshotOperator
 from include.operators.gate_model import GateModelOperator
 from include.operators.register_model import RegisterModelOperator
@@ -127,7 +129,9 @@ def post_modern_stack() -> None:
         ephemeral="{{ params.ephemeral }}",
     )
 
-    chain(check, transform, export, train, gate, deploy)
+    clean = CleanUpOperator(task_id="clean_up", snapshot=snapshot.output)
+
+    chain(check, transform, export, train, gate, deploy, clean)
 
 
 post_modern_stack()

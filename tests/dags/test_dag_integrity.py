@@ -50,7 +50,7 @@ def test_dag_file_is_short_wiring_with_triage_notes(path: Path, bag: DagBag) -> 
 
 def test_pipeline_is_five_groups_in_a_row(bag: DagBag) -> None:
     dag = bag.dags["post_modern_stack"]
-    assert set(dag.task_group.children) == {"check_prerequisites", *VERBS}
+    assert set(dag.task_group.children) == {"check_prerequisites", *VERBS, "clean_up"}
     for before, after in zip(VERBS, VERBS[1:], strict=False):
         assert after in dag.task_group.children[before].downstream_group_ids
 
@@ -79,7 +79,42 @@ def test_a_rejected_model_is_registered_and_not_deployed(bag: DagBag) -> None:
     assert dag.get_task("gate.approve_model").upstream_task_ids == {"gate.gate_model", "gate.register_model"}
     assert "gate.approve_model" in dag.get_task("deploy.deploy_wanted").upstream_task_ids
     # A run ends as its leaves do: whatever stops deploy fails the run.
-    assert {task.task_id for task in dag.leaves} - {"transform.generate_docs"} == {"deploy.smoke_test"}
+    assert {task.task_id for task in dag.leaves} - {"transform.generate_docs"} == {"clean_up"}
+    assert dag.get_task("clean_up").upstream_task_ids >= {"deploy.smoke_test"}
+
+
+def test_a_roll_back_takes_the_pipelines_own_deploy_and_may_go_to_an_older_model(bag: DagBag) -> None:
+    back, forth = bag.dags["roll_back_endpoint"], bag.dags["post_modern_stack"]
+    deploy = {task_id for task_id in forth.task_ids if task_id.startswith("deploy.")}
+    assert set(back.task_ids) == {"choose_package", *deploy, "record_rollback"}
+    for task_id in deploy:
+        assert type(back.get_task(task_id)) is type(forth.get_task(task_id))
+    assert back.get_task("deploy.deploy_endpoint").allow_older is True
+    assert back.get_task("record_rollback").upstream_task_ids >= {"deploy.smoke_test", "choose_package"}
+    assert back.schedule is None and back.max_active_runs == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("version", None, True),
+        ("version", 3, True),
+        ("version", 0, False),
+        ("version", "3; DROP", False),
+        ("reason", "it sells what is out of stock", True),
+        ("reason", "", False),
+        ("reason", None, False),
+        ("reason", "x" * 301, False),
+        ("reject_current", "no", False),
+    ],
+)
+def test_a_roll_back_wants_a_reason(bag: DagBag, name: str, value: object, accepted: bool) -> None:
+    param = bag.dags["roll_back_endpoint"].params.get_param(name)
+    if accepted:
+        assert param.resolve(value) == value
+    else:
+        with pytest.raises(ParamValidationError):
+            param.resolve(value)
 
 
 @pytest.mark.parametrize(
