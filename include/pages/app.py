@@ -140,6 +140,7 @@ def all_models(before: Annotated[int | None, Query(ge=1)] = None) -> HTMLRespons
         render(
             "models.html.j2",
             overview=overview,
+            roll_back=models.ROLL_BACK,
             charts=models.charts(overview.rows),
             form=ask.Form(settings.endpoint_name),
             examples=models.example_sessions(s3, overview.live_row, settings),

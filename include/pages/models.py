@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from include.gate.report import ReportError, parse_report
 from include.pages.plot import Chart, Point, chart
 from include.pages.stored import GoneError, is_ours, read_text
 from include.sagemaker.champion import find_champion
-from include.sagemaker.endpoint import endpoint_config
 from include.sagemaker.errors import error_code, is_missing
 from include.sagemaker.registry import Package, list_packages
+from include.sagemaker.rollback import files_of
 from include.sagemaker.storage import object_exists
 from include.settings import Settings
 
 REPORTS = "reports"
+ROLL_BACK = "roll_back_endpoint"  # the DAG
 # Within the project's reports; no part of it may be `..`.
 CARD_PATH = r"^([A-Za-z0-9_-]+/)+card\.html$"
 MOST_MODELS = 20
@@ -47,17 +47,14 @@ class Row:
     """One registered model.
 
     Attributes:
-        state: `live`; `ready` to be rolled back to (approved, its files and its endpoint configuration are
-            there); `gone` (approved, but one of them is not there or not ours to see); `older` (a later
-            entry is of the same files).
+        state: `live`; `ready` to be rolled back to (approved, and its files are there); `gone` (approved, but
+            one of them is not there or not ours to see); `older` (a later entry is of the same files).
         card: Path of its card in the project's reports; None where it has none.
-        command: Puts the endpoint back on it; for one that is `ready`.
     """
 
     package: Package
     state: State
     card: str | None
-    command: str | None = None
 
     @property
     def words(self) -> str:
@@ -120,14 +117,7 @@ def gather(sagemaker: Any, s3: Any, settings: Settings, before: int | None = Non
     packages = list_packages(sagemaker, group, MOST_MODELS + 1, before)
     shown = packages[:MOST_MODELS]
 
-    def way_back(package: Package) -> str | None:
-        config = _config_of(sagemaker, package, settings)
-        if config is None or not _is_there(s3, package.model_uri or ""):
-            return None
-        where = f"--endpoint-name {shlex.quote(settings.endpoint_name)} --region {sagemaker.meta.region_name}"
-        return f"aws sagemaker update-endpoint {where} --endpoint-config-name {config}"
-
-    found = rows(shown, live.model_uri if live else None, way_back, settings)
+    found = rows(shown, live.model_uri if live else None, lambda package: _is_whole(s3, package), settings)
     more = shown[-1].version if len(packages) > MOST_MODELS else None
     why_not = "" if live else rival.sentence
     return Overview(group, settings.endpoint_name, live, tuple(found), why_not, more)
@@ -136,7 +126,7 @@ def gather(sagemaker: Any, s3: Any, settings: Settings, before: int | None = Non
 def rows(
     packages: Sequence[Package],
     live_uri: str | None,
-    way_back: Callable[[Package], str | None],
+    is_whole: Callable[[Package], bool],
     settings: Settings,
 ) -> list[Row]:
     """Says what became of each model.
@@ -144,7 +134,7 @@ def rows(
     Args:
         packages: Newest first.
         live_uri: The `model.tar.gz` behind the endpoint.
-        way_back: Returns the command that puts a model back, None where it cannot be.
+        is_whole: Tells whether all that a roll-back to a model needs is there.
         settings: Where the project's cards lie.
     """
     seen: set[str] = set()
@@ -155,14 +145,12 @@ def rows(
             seen.add(package.model_uri)
     approved = [package for package, state in zip(packages, states, strict=True) if state == "ready"]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        found = zip(approved, pool.map(way_back, approved), strict=True)
-        commands = {package.arn: command for package, command in found}
-    made = []
-    for package, state in zip(packages, states, strict=True):
-        command = commands.get(package.arn)
-        gone = state == "ready" and command is None
-        made.append(Row(package, "gone" if gone else state, _card(package.card_uri, settings), command))
-    return made
+        found = zip(approved, pool.map(is_whole, approved), strict=True)
+        gone = {package.arn for package, whole in found if not whole}
+    return [
+        Row(package, "gone" if package.arn in gone else state, _card(package.card_uri, settings))
+        for package, state in zip(packages, states, strict=True)
+    ]
 
 
 def _state(package: Package, live_uri: str | None, seen: set[str]) -> State:
@@ -176,18 +164,9 @@ def _state(package: Package, live_uri: str | None, seen: set[str]) -> State:
     return "ready" if package.approval == "Approved" else "waiting"
 
 
-def _config_of(sagemaker: Any, package: Package, settings: Settings) -> str | None:
-    """Returns the configuration that a deploy made of a model; its name is a function of its content."""
-    if not package.model_name:
-        return None
-    name = str(endpoint_config(package.model_name, settings)["EndpointConfigName"])
-    try:
-        sagemaker.describe_endpoint_config(EndpointConfigName=name)
-    except ClientError as error:
-        if is_missing(error):
-            return None  # never deployed, or with other settings
-        raise
-    return name
+def _is_whole(s3: Any, package: Package) -> bool:
+    files = files_of(package).values()
+    return bool(files) and all(_is_there(s3, uri) for uri in files)
 
 
 def _is_there(s3: Any, uri: str) -> bool:

@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from include.contracts import BadInputError, Registered, TrainedModel, Verdict
-from include.sagemaker.errors import is_missing
 from include.sagemaker.registry import Package, clean_text, list_packages
 from include.sagemaker.storage import object_exists, parse_s3_uri
 
@@ -120,6 +118,18 @@ def _known(packages: Sequence[Package]) -> str:
     return f"Approved are: {', '.join(approved[:20])}." if approved else "No version is Approved."
 
 
+def files_of(package: Package) -> dict[str, str]:
+    """Returns what a roll-back to a version needs on S3, by what it is; empty for somebody else's entry."""
+    if not (package.job_name and package.snapshot_id and package.model_uri and package.report_uri):
+        return {}
+    return {
+        "model": package.model_uri,
+        # Where SageMaker puts what a job wrote besides its model.
+        "evaluation archive": f"{package.model_uri.rpartition('/')[0]}/output.tar.gz",
+        "verdict": f"{package.report_uri.rpartition('/')[0]}/verdict.json",
+    }
+
+
 def claims_of(s3: Any, group: str, package: Package) -> Claims:
     """Rebuilds a package's claim checks from the registry and S3, and sees that all is there.
 
@@ -132,20 +142,18 @@ def claims_of(s3: Any, group: str, package: Package) -> Claims:
         BadInputError: Something that the deploy needs is gone, or the gate never approved the model.
         ClientError: S3 refused to say.
     """
-    job, snapshot = package.job_name, package.snapshot_id
-    if not (job and snapshot and package.model_uri and package.report_uri):
+    files, job, snapshot = files_of(package), package.job_name, package.snapshot_id
+    if not files:
         raise BadInputError(
             f"Version {package.version} was not registered by this project: it names no training job, "
             "snapshot, model or report."
         )
-    # Where SageMaker puts what a job wrote besides its model.
-    evaluation_uri = f"{package.model_uri.rpartition('/')[0]}/output.tar.gz"
-    for what, uri in (("model", package.model_uri), ("evaluation archive", evaluation_uri)):
+    for what, uri in files.items():
         if not object_exists(s3, uri):
             raise BadInputError(
                 f"The {what} of version {package.version} is gone from S3 ({uri}): choose another version."
             )
-    verdict = _verdict(s3, package, f"{package.report_uri.rpartition('/')[0]}/verdict.json")
+    verdict = _verdict(s3, files["verdict"])
     if (verdict.job_name, verdict.snapshot_id) != (job, snapshot) or not verdict.approved:
         raise BadInputError(
             f"The gate did not approve version {package.version}, whatever the registry says: choose another "
@@ -153,11 +161,11 @@ def claims_of(s3: Any, group: str, package: Package) -> Claims:
         )
     return Claims(
         TrainedModel(
-            job_name=job,
+            job_name=str(job),
             job_arn=package.job_arn or "",
-            snapshot_id=snapshot,
-            model_uri=package.model_uri,
-            evaluation_uri=evaluation_uri,
+            snapshot_id=str(snapshot),
+            model_uri=files["model"],
+            evaluation_uri=files["evaluation archive"],
             billable_seconds=0,  # of this run
             data_until=package.data_until,
             trained_at=package.trained_at,
@@ -168,23 +176,16 @@ def claims_of(s3: Any, group: str, package: Package) -> Claims:
             group_name=group,
             version=package.version,
             approval=package.approval,
-            job_name=job,
-            snapshot_id=snapshot,
+            job_name=str(job),
+            snapshot_id=str(snapshot),
         ),
     )
 
 
-def _verdict(s3: Any, package: Package, uri: str) -> Verdict:
+def _verdict(s3: Any, uri: str) -> Verdict:
     bucket, key = parse_s3_uri(uri)
     try:
-        body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-        return Verdict.model_validate_json(body)
-    except ClientError as error:
-        if not is_missing(error):
-            raise
-        raise BadInputError(
-            f"The verdict on version {package.version} is gone from S3 ({uri}): choose another version."
-        ) from error
+        return Verdict.model_validate_json(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
     except ValidationError as error:
         raise BadInputError(f"{uri} holds no verdict of this project: choose another version.") from error
 

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from include.pages import app as pages
 from include.pages import stored
 from include.sagemaker.registry import Package
+from include.sagemaker.rollback import files_of
 
 # Names that a shop's log may hold, each with what a page that forgot about it would do.
 NASTY_SKUS = {
@@ -64,12 +65,15 @@ class Cloud:
 
     def __init__(self) -> None:
         self.meta = SimpleNamespace(region_name="us-east-1")
-        self.configured = True
         self.objects: dict[str, str] = {}
         self.live: str | None = None
         self.answer: Callable[[list[str]], bytes] = lambda session: recommendations(["b", "a"])
         self.fault: Exception | None = None
         self.asked: list[list[str]] = []
+
+    def keep(self, package: Package) -> None:
+        """Has all that a roll-back to a version needs."""
+        self.objects |= {uri: "files" for uri in files_of(package).values()}
 
     def _call(self, operation: str, there: bool = True, code: str = "ValidationException") -> None:
         if self.fault:
@@ -92,7 +96,7 @@ class Cloud:
         return {"EndpointConfigName": "config", "EndpointStatus": "InService"}
 
     def describe_endpoint_config(self, EndpointConfigName: str) -> dict[str, Any]:
-        self._call("DescribeEndpointConfig", EndpointConfigName == "config" or self.configured)
+        self._call("DescribeEndpointConfig")
         return {"ProductionVariants": [{"ModelName": "model"}]}
 
     def describe_model(self, ModelName: str) -> dict[str, Any]:
@@ -135,6 +139,7 @@ def package(version: int, **changes: Any) -> Package:
             "model_name": f"pms-model-{version}",
             "snapshot_id": f"snap-{version}",
             "model_uri": f"s3://post-modern-stack/shop/models/{job}/output/model.tar.gz",
+            "report_uri": f"s3://post-modern-stack/shop/reports/{job}/0123456789ab/report.json",
             "metrics": {"hit_rate@20": 0.4 + version / 100, "mrr@20": 0.1 + version / 100},
             "card_uri": f"s3://post-modern-stack/shop/reports/{job}/0123456789ab/card.html",
             **changes,

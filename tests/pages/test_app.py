@@ -233,12 +233,13 @@ def test_models_page_shows_what_became_of_each(
         package(1),
     ]
     cloud.live = registry[2].model_uri
-    cloud.objects[str(registry[3].model_uri)] = "files"
+    cloud.keep(registry[3])
     page = " ".join(reader.get("/models").text.split())
     states = re.findall(r'data-name="State"><span class="state (\w+)"', page)
     assert states == ["rejected", "waiting", "live", "ready", "gone"]
     assert "Black Friday" in page and "Approved by ann" in page
     assert "version 3 on endpoint" in page
+    assert '<a href="../dags/roll_back_endpoint" aria-label="Roll back to version 2">' in page
     assert page.count("<polyline") == 2
     assert 'href="cards/pms-3/0123456789ab/card.html"' in page
 
@@ -283,6 +284,8 @@ def test_links_are_relative_and_lead_to_pages(
             parts = urlsplit(address)
             assert not parts.scheme and not parts.netloc and not parts.path.startswith("/"), address
             target = urlsplit(urljoin(f"https://host/folder/post-modern-stack{start}", address)).path
+            if target == "/folder/dags/roll_back_endpoint":
+                continue  # Airflow's own page, beside these
             inside = target.removeprefix("/folder/post-modern-stack")
             assert inside.startswith(("/models", "/try", "/cards/")), address
 

@@ -10,7 +10,6 @@ from include.dbt_artifacts import FOLDER, attempt_prefix
 from include.operators.gate_model import reports_uri
 from include.pages import models
 from include.pages.stored import is_ours
-from include.sagemaker.endpoint import endpoint_config
 from include.sagemaker.registry import Package
 from include.settings import Settings, get_settings
 from tests.pages.conftest import Cloud, package
@@ -38,7 +37,7 @@ def test_state_of_each_model(packages: list[Package], live: str | None, states: 
     found = models.rows(
         packages,
         live,
-        lambda package: None if not package.model_uri or "deleted" in package.model_uri else "aws",
+        lambda package: bool(package.model_uri) and "deleted" not in str(package.model_uri),
         get_settings(),
     )
     assert [row.state for row in found] == states
@@ -54,16 +53,16 @@ def test_state_of_each_model(packages: list[Package], live: str | None, states: 
 )
 def test_an_override_is_no_approval(approval: str, said: str) -> None:
     overridden = package(1, approval=approval, override_reason="Black Friday")
-    [row] = models.rows([overridden], None, lambda _: "aws", get_settings())
+    [row] = models.rows([overridden], None, lambda _: True, get_settings())
     assert row.decision == said
 
 
 def test_artefacts_are_looked_for_only_where_it_matters() -> None:
     looked: list[str] = []
 
-    def is_there(package: Package) -> str:
+    def is_there(package: Package) -> bool:
         looked.append(str(package.model_uri))
-        return "aws"
+        return True
 
     packages = [package(4), package(3, approval="Rejected"), package(2), package(1)]
     models.rows(packages, package(4).model_uri, is_there, get_settings())
@@ -118,20 +117,16 @@ def test_longest_registry_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) ->
     assert ([row.package.version for row in last.rows], last.more) == ([4, 3, 2, 1], None)
 
 
-@pytest.mark.parametrize(("configured", "state"), [(True, "ready"), (False, "gone")])
-def test_way_back_needs_the_configuration_and_is_a_command(
-    monkeypatch: pytest.MonkeyPatch, configured: bool, state: str
-) -> None:
+def test_way_back_needs_the_model_its_evaluation_and_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     cloud, one = Cloud(), package(1)
-    cloud.objects[str(one.model_uri)], cloud.configured = "files", configured
     monkeypatch.setattr(models, "list_packages", lambda *_: [one])
-    [row] = models.gather(cloud, cloud, get_settings()).rows
-    name = endpoint_config("pms-model-1", get_settings())["EndpointConfigName"]
-    command = (
-        "aws sagemaker update-endpoint --endpoint-name shop-recommender --region us-east-1 "
-        f"--endpoint-config-name {name}"
-    )
-    assert (row.state, row.command) == (state, command if configured else None)
+    cloud.keep(one)
+    assert [row.state for row in models.gather(cloud, cloud, get_settings()).rows] == ["ready"]
+    for uri in list(cloud.objects):
+        whole = dict(cloud.objects)
+        del cloud.objects[uri]
+        assert [row.state for row in models.gather(cloud, cloud, get_settings()).rows] == ["gone"]
+        cloud.objects = whole
 
 
 @pytest.mark.parametrize(
@@ -147,13 +142,13 @@ def test_way_back_needs_the_configuration_and_is_a_command(
     ],
 )
 def test_only_a_card_of_ours_is_linked_to(uri: str | None, path: str | None) -> None:
-    [row] = models.rows([package(1, card_uri=uri)], None, lambda _: "aws", get_settings())
+    [row] = models.rows([package(1, card_uri=uri)], None, lambda _: True, get_settings())
     assert row.card == path
 
 
 def test_plot_runs_from_the_oldest_model_to_the_newest() -> None:
     found = models.rows(
-        [package(3), package(2, metrics={}), package(1)], None, lambda _: "aws", get_settings()
+        [package(3), package(2, metrics={}), package(1)], None, lambda _: True, get_settings()
     )
     charts = models.charts(found)
     assert [chart.title for chart in charts] == ["hit_rate@20", "mrr@20"]
@@ -166,7 +161,7 @@ REPORT = "s3://post-modern-stack/shop/reports/pms-1/0123456789ab/report.json"
 
 
 def examples_of(cloud: Cloud, **changes: Any) -> list[tuple[str, ...]]:
-    [row] = models.rows([package(1, **changes)], None, lambda _: "aws", get_settings())
+    [row] = models.rows([package(1, **changes)], None, lambda _: True, get_settings())
     return models.example_sessions(cloud, row, get_settings())
 
 
@@ -201,7 +196,7 @@ def test_pages_find_what_the_pipeline_writes_under_any_prefix(prefix: str, folde
     settings = Settings(_env_file=None, prefix=prefix)  # type: ignore[call-arg]
     card = f"{reports_uri(settings, 'pms-1', 'run')}/card.html"
     assert card.startswith(f"{folder}reports/")
-    [row] = models.rows([package(1, card_uri=card)], None, lambda _: "aws", settings)
+    [row] = models.rows([package(1, card_uri=card)], None, lambda _: True, settings)
     assert row.card == card.removeprefix(f"{folder}reports/")
     docs = f"s3://{settings.bucket}/{attempt_prefix(settings.prefix, 'run', 'transform.docs', 1)}/docs.html"
     assert is_ours(docs, FOLDER, settings) and is_ours(card, models.REPORTS, settings)
