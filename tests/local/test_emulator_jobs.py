@@ -89,7 +89,7 @@ def test_a_job_trains_and_brings_everything_back(cloud: Cloud) -> None:
 
     assert job["TrainingJobStatus"] == job["SecondaryStatus"] == "Completed"
     steps = job["SecondaryStatusTransitions"]
-    states = ["Starting", "Downloading", "Training", "Uploading", "Completed"]
+    states = ["Starting", "Pending", "Downloading", "Training", "Uploading", "Completed"]
     assert [step["Status"] for step in steps] == states
     assert all(one["EndTime"] == two["StartTime"] for one, two in zip(steps, steps[1:], strict=False))
     assert job["CreationTime"] <= job["TrainingStartTime"] <= job["TrainingEndTime"]
@@ -190,7 +190,8 @@ def test_a_script_that_fails_fails_its_job_with_its_words(cloud: Cloud, script: 
     assert job["FailureReason"].startswith("AlgorithmError: ")
     assert re.search(reason, job["FailureReason"])
     assert len(job["FailureReason"]) <= 1024
-    assert job["SecondaryStatusTransitions"][-1]["Status"] == "Failed"
+    last = job["SecondaryStatusTransitions"][-1]
+    assert (last["Status"], last["StatusMessage"]) == ("Failed", "Training job failed")
     assert job["TrainingTimeInSeconds"] >= 1
     listed = cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"models/{job['TrainingJobName']}/")
     assert listed["KeyCount"] == 0
@@ -304,6 +305,48 @@ def test_a_process_left_behind_by_a_script_is_ended(cloud: Cloud) -> None:
     )
     assert job["TrainingJobStatus"] == "Completed"
     assert not any(map(alive, _pids(cloud, job["TrainingJobName"])))
+
+
+def test_a_description_echoes_the_request(cloud: Cloud) -> None:
+    key = "arn:aws:kms:us-east-1:123456789012:key/1"
+    request = cloud.job_request(
+        "pass",
+        VpcConfig={"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1", "subnet-2"]},
+        OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/models", "KmsKeyId": key},
+        ResourceConfig={
+            "InstanceCount": 1,
+            "InstanceType": "ml.g5.xlarge",
+            "VolumeSizeInGB": 50,
+            "VolumeKmsKeyId": key,
+        },
+        StoppingCondition={"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 90},
+        EnableManagedSpotTraining=True,
+        EnableNetworkIsolation=False,
+        EnableInterContainerTrafficEncryption=True,
+        CheckpointConfig={"S3Uri": f"s3://{BUCKET}/kept/", "LocalPath": "/opt/ml/checkpoints"},
+        Environment={"A": "b"},
+        RetryStrategy={"MaximumRetryAttempts": 2},
+    )
+    told = cloud.sagemaker.create_training_job(**request)
+    job = cloud.finished(request["TrainingJobName"])
+    assert {member: job[member] for member in request} == request
+    assert job["TrainingJobArn"] == told["TrainingJobArn"]
+
+
+def test_a_job_that_has_ended_can_be_deleted_and_its_name_used_again(cloud: Cloud) -> None:
+    request = cloud.job_request(HANGS)
+    name = request["TrainingJobName"]
+    cloud.sagemaker.create_training_job(**request)
+    _pids(cloud, name)
+    with pytest.raises(cloud.sagemaker.exceptions.ResourceInUse, match="InProgress"):
+        cloud.sagemaker.delete_training_job(TrainingJobName=name)
+    cloud.sagemaker.stop_training_job(TrainingJobName=name)
+    cloud.finished(name)
+    cloud.sagemaker.delete_training_job(TrainingJobName=name)
+    for call in (cloud.sagemaker.describe_training_job, cloud.sagemaker.delete_training_job):
+        with pytest.raises(ClientError, match="Requested resource not found"):
+            call(TrainingJobName=name)
+    assert cloud.run_job("pass", name=name)["TrainingJobStatus"] == "Completed"
 
 
 def test_the_same_name_twice_is_in_use(cloud: Cloud) -> None:

@@ -96,12 +96,14 @@ def test_nothing_secret_of_the_parent_is_passed_on(monkeypatch: pytest.MonkeyPat
 
 def test_the_config_files_are_there(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    workspace.make()
-    write_config(workspace, REQUEST)
+    workspace.renew()
+    kept = {"S3Uri": "s3://bucket/kept/"}
+    write_config(workspace, {**REQUEST, "CheckpointConfig": kept})
     read = {path.name: json.loads(path.read_text()) for path in (tmp_path / "ml/input/config").iterdir()}
     assert read["hyperparameters.json"]["epochs"] == "3"
     assert read["resourceconfig.json"]["current_host"] == "algo-1"
     assert set(read["inputdataconfig.json"]) == {"snapshot"}
+    assert read["checkpointconfig.json"] == {"LocalPath": "/opt/ml/checkpoints", **kept}
 
 
 @pytest.mark.parametrize(

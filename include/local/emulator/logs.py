@@ -31,9 +31,17 @@ class JobLog:
         job: Job name, the start of the stream's name.
         path: The log file.
         patterns: Metric definitions.
+        metrics: Receives what the lines tell of them.
     """
 
-    def __init__(self, client: Any, job: str, path: Path, patterns: Mapping[str, Pattern[str]]) -> None:
+    def __init__(
+        self,
+        client: Any,
+        job: str,
+        path: Path,
+        patterns: Mapping[str, Pattern[str]],
+        metrics: dict[str, tuple[float, datetime]],
+    ) -> None:
         self._client = client
         self._stream = f"{job}/{HOST}-{int(time.time())}"
         self._path = path
@@ -41,13 +49,15 @@ class JobLog:
         self._pending: deque[dict[str, Any]] = deque()
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._thread: threading.Thread | None = None
-        self.metrics: dict[str, tuple[float, datetime]] = {}
+        self._metrics = metrics
 
     def follow(self, output: IO[bytes]) -> None:
         """Starts to read the output."""
         with contextlib.suppress(self._client.exceptions.ResourceAlreadyExistsException):
             self._client.create_log_group(logGroupName=GROUP)
-        self._client.create_log_stream(logGroupName=GROUP, logStreamName=self._stream)
+        # The second of two instances within a second goes on in the stream of the first.
+        with contextlib.suppress(self._client.exceptions.ResourceAlreadyExistsException):
+            self._client.create_log_stream(logGroupName=GROUP, logStreamName=self._stream)
         self._thread = threading.Thread(target=self._read, args=(output,), daemon=True)
         self._thread.start()
 
@@ -74,7 +84,7 @@ class JobLog:
     def _read(self, output: IO[bytes]) -> None:
         # Progress bars rewrite their line with a carriage return: universal newlines make each a line.
         text = io.TextIOWrapper(output, encoding="utf-8", errors="replace")
-        with text, self._path.open("w", encoding="utf-8") as file:
+        with text, self._path.open("a", encoding="utf-8") as file:
             while raw := text.readline(_LINE_LIMIT):
                 line = raw.rstrip("\n")
                 file.write(line + "\n")
@@ -83,5 +93,5 @@ class JobLog:
                     continue
                 self._tail.append(line)
                 for name, value in read_metrics(self._patterns, line).items():
-                    self.metrics[name] = (value, now())
+                    self._metrics[name] = (value, now())
                 self._pending.append({"timestamp": int(time.time() * 1000), "message": line})

@@ -166,7 +166,9 @@ class Emulator:
             url = f"http://{HOST}:{listener.getsockname()[1]}"
             state: Path | None = None  # to be on disk together with the objects that it speaks of
             models = Models(url, state)
-            jobs = TrainingJobs(url, self._state_dir / "jobs", self._ml_python, self._grace, state)
+            jobs = TrainingJobs(
+                url, self._state_dir / "jobs", self._ml_python, self._grace, self.faults, state
+            )
             endpoints = Endpoints(
                 url,
                 self._state_dir / "endpoints",

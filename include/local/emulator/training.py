@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from include.local.emulator.errors import AwsError, validation_error
 HOST = "algo-1"
 PROGRAM = "sagemaker_program"
 SUBMIT_DIRECTORY = "sagemaker_submit_directory"
+DEFAULT_MAX_RUNTIME = 86_400
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class Workspace:
         """The folder of an input channel."""
         return self.input / "data" / name
 
-    def make(self) -> None:
-        """Makes the folders."""
+    def renew(self) -> None:
+        """Makes the folders anew, empty, as an instance has them; the log of those before stays."""
+        shutil.rmtree(self.ml, ignore_errors=True)
         for folder in (
             self.code,
             self.model,
@@ -118,8 +121,25 @@ def check_job(request: Mapping[str, Any]) -> None:
         raise validation_error(f"Hyper-parameter {SUBMIT_DIRECTORY} must be an s3:// address.")
     if request.get("ResourceConfig", {}).get("InstanceCount", 1) > 1:
         raise AwsError("ResourceLimitExceeded", "The local emulator has one instance for a training job.")
+    _check_spot(request)
     _check_channels(request.get("InputDataConfig", []))
     metric_patterns(algorithm)
+
+
+def _check_spot(request: Mapping[str, Any]) -> None:
+    limits = request.get("StoppingCondition", {})
+    wait = limits.get("MaxWaitTimeInSeconds")
+    if not request.get("EnableManagedSpotTraining"):
+        if wait is not None:
+            raise validation_error(
+                "Invalid MaxWaitTimeInSeconds. It is supported only where EnableManagedSpotTraining is true."
+            )
+        return
+    if wait is None or wait < limits.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME):
+        raise validation_error(
+            "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to "
+            "MaxRuntimeInSeconds."
+        )
 
 
 def _check_channels(channels: Sequence[Mapping[str, Any]]) -> None:
@@ -225,6 +245,9 @@ def write_config(workspace: Workspace, request: Mapping[str, Any]) -> None:
             for channel in request.get("InputDataConfig", [])
         },
     }
+    if checkpoints := request.get("CheckpointConfig"):
+        local = checkpoints.get("LocalPath", "/opt/ml/checkpoints")
+        files["checkpointconfig.json"] = {"LocalPath": local, "S3Uri": checkpoints["S3Uri"]}
     for name, content in files.items():
         (workspace.input / "config" / name).write_text(json.dumps(content), encoding="utf-8")
 

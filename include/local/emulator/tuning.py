@@ -7,116 +7,23 @@ draws the same points.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import random
-import threading
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from include.local.emulator.errors import AwsError, validation_error
-from include.local.emulator.jobs import TrainingJob, TrainingJobs
-from include.local.emulator.persistence import LIVE
-from include.local.emulator.resources import Resource, Store, now, page_of
+from include.local.emulator.job_state import UNDER_WAY, TrainingJob
+from include.local.emulator.jobs import TrainingJobs
+from include.local.emulator.resources import Store, now, page_of
 from include.local.emulator.search import OBJECTIVE, check_search, draw
+from include.local.emulator.tuning_state import Trial, TuningJob, summary, trial_summary
 from include.local.emulator.workers import Workers
 
 _ATTEMPTS = 5  # trials without a success, after which AWS gives up
 _POLL_SECONDS = 0.1
-_UNDER_WAY = ("InProgress", "Stopping")
-# What a training job's request has and a definition has not, and the other way round.
-_NOT_OF_A_TRIAL = ("DefinitionName", "StaticHyperParameters", "TuningObjective", "HyperParameterRanges")
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Trial:
-    """One training of the search.
-
-    Attributes:
-        values: What it was given of that which is searched.
-    """
-
-    job: TrainingJob
-    values: dict[str, str]
-
-
-@dataclass
-class TuningJob(Resource):
-    """A search and where it stands.
-
-    Attributes:
-        noted: The trials as a file holds them: name of the job, and what it was given.
-    """
-
-    kind: ClassVar[str] = "hyper-parameter-tuning-job"
-    label: ClassVar[str] = "tuning job"
-
-    status: str = "InProgress"
-    trials: list[Trial] = field(default_factory=list, metadata=LIVE)
-    noted: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    failure_reason: str | None = None
-    ended: datetime | None = None
-    stop_asked: threading.Event = field(default_factory=threading.Event, metadata=LIVE)
-
-    def to_state(self) -> dict[str, Any]:
-        """Returns what is kept of it on disk; its trials are files of their own."""
-        self.noted = [(trial.job.name, trial.values) for trial in self.trials]
-        return super().to_state()
-
-    @property
-    def state(self) -> str:
-        """HyperParameterTuningJobStatus."""
-        return self.status
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """HyperParameterTuningJobConfig."""
-        config: dict[str, Any] = self.request["HyperParameterTuningJobConfig"]
-        return config
-
-    @property
-    def objective(self) -> str:
-        """Name of the metric that is compared."""
-        return str(self.config["HyperParameterTuningJobObjective"]["MetricName"])
-
-    def trial_request(self, values: dict[str, str]) -> dict[str, Any]:
-        """Returns the CreateTrainingJob request of a trial, named as AWS names it."""
-        definition = self.request["TrainingJobDefinition"]
-        number = len(self.trials) + 1
-        content = f"{self.arn} {number} {sorted(values.items())}"
-        return {
-            **{member: value for member, value in definition.items() if member not in _NOT_OF_A_TRIAL},
-            "TrainingJobName": f"{self.name}-{number:03d}-{hashlib.sha256(content.encode()).hexdigest()[:8]}",
-            "HyperParameters": {
-                **definition.get("StaticHyperParameters", {}),
-                OBJECTIVE: self.objective,
-                **values,
-            },
-            "Tags": self.request.get("Tags", []),
-        }
-
-    def score(self, trial: Trial) -> float | None:
-        """Returns the last value of the objective that a completed trial told, None where there is none."""
-        if trial.job.status != "Completed" or self.objective not in trial.job.metrics:
-            return None
-        return trial.job.metrics[self.objective][0]
-
-    def best(self) -> Trial | None:
-        """Returns the trial that leads; of equals the first."""
-        sign = 1 if self.config["HyperParameterTuningJobObjective"]["Type"] == "Maximize" else -1
-        scored = [(score, trial) for trial in list(self.trials) if (score := self.score(trial)) is not None]
-        return max(scored, key=lambda pair: sign * pair[0])[1] if scored else None
-
-    def end(self, status: str, reason: str | None = None) -> None:
-        """Enters its last state."""
-        with self.lock:
-            self.status, self.failure_reason = status, reason
-            self.ended = self.modified = now()
 
 
 class TuningJobs:
@@ -149,7 +56,7 @@ class TuningJobs:
     def resume(self) -> None:
         """Goes on with the searches that were under way when the emulator last ended."""
         for tuning in self.store:
-            if tuning.status in _UNDER_WAY:
+            if tuning.status in UNDER_WAY:
                 if tuning.status == "Stopping":
                     tuning.stop_asked.set()
                 self._start(tuning)
@@ -161,7 +68,7 @@ class TuningJobs:
         static = {**definition.get("StaticHyperParameters", {}), OBJECTIVE: tuning.objective}
         with tuning.lock:
             answer = {
-                **_summary(tuning),
+                **summary(tuning),
                 "HyperParameterTuningJobConfig": tuning.config,
                 "TrainingJobDefinition": {**definition, "StaticHyperParameters": static},
                 "ConsumedResources": {
@@ -169,7 +76,7 @@ class TuningJobs:
                 },
             }
             if best := tuning.best():
-                answer["BestTrainingJob"] = _trial_summary(tuning, best)
+                answer["BestTrainingJob"] = trial_summary(tuning, best)
             if tuning.failure_reason:
                 answer["FailureReason"] = tuning.failure_reason
         del answer["Strategy"], answer["ResourceLimits"]
@@ -179,7 +86,7 @@ class TuningJobs:
         """StopHyperParameterTuningJob."""
         tuning = self.store.get(region, request["HyperParameterTuningJobName"])
         with tuning.lock:
-            if tuning.status not in _UNDER_WAY:
+            if tuning.status not in UNDER_WAY:
                 raise validation_error(
                     f"The request was rejected because the tuning job is in status {tuning.status}."
                 )
@@ -187,10 +94,21 @@ class TuningJobs:
             tuning.stop_asked.set()
         return {}
 
+    def delete(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
+        """DeleteHyperParameterTuningJob: forgets a search that has ended; its trials stay."""
+        tuning = self.store.get(region, request["HyperParameterTuningJobName"])
+        with tuning.lock:
+            if tuning.status in UNDER_WAY:
+                raise AwsError(
+                    "ResourceInUse", f"Tuning job {tuning.arn} is in status {tuning.status}: stop it first."
+                )
+            self.store.remove(region, tuning.name)
+        return {}
+
     def list_jobs(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """ListHyperParameterTuningJobs."""
         sorting = {"SortBy": request.get("SortBy", "Name")}
-        return self.store.page(region, request | sorting, "HyperParameterTuningJobSummaries", _summary)
+        return self.store.page(region, request | sorting, "HyperParameterTuningJobSummaries", summary)
 
     def list_trials(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """ListTrainingJobsForHyperParameterTuningJob."""
@@ -208,7 +126,7 @@ class TuningJobs:
             ),
         }
         found.sort(key=keys[request.get("SortBy", "Name")], reverse=descending)
-        return page_of(found, request, "TrainingJobSummaries", lambda trial: _trial_summary(tuning, trial))
+        return page_of(found, request, "TrainingJobSummaries", lambda trial: trial_summary(tuning, trial))
 
     def close(self) -> None:
         """Starts no more trials; those that run are ended with the training jobs."""
@@ -231,7 +149,7 @@ class TuningJobs:
         limits = tuning.config["ResourceLimits"]
         longest = limits.get("MaxRuntimeInSeconds", float("inf"))
         while True:
-            running = [trial for trial in tuning.trials if trial.job.status in _UNDER_WAY]
+            running = [trial for trial in tuning.trials if trial.job.status in UNDER_WAY]
             ended = len(tuning.trials) - len(running)
             succeeded = sum(trial.job.status == "Completed" for trial in tuning.trials)
             hopeless = not succeeded and ended >= _ATTEMPTS
@@ -311,53 +229,3 @@ def _chance(tuning: TuningJob) -> random.Random:
 def _ranges(tuning: TuningJob) -> dict[str, Any]:
     ranges: dict[str, Any] = tuning.config["ParameterRanges"]
     return ranges
-
-
-def _summary(tuning: TuningJob) -> dict[str, Any]:
-    trials = list(tuning.trials)
-    statuses = Counter(trial.job.status for trial in trials)
-    objectives = Counter(_objective_status(tuning, trial) for trial in trials)
-    summary = {
-        "HyperParameterTuningJobName": tuning.name,
-        "HyperParameterTuningJobArn": tuning.arn,
-        "HyperParameterTuningJobStatus": tuning.status,
-        "Strategy": tuning.config["Strategy"],
-        "ResourceLimits": tuning.config["ResourceLimits"],
-        "CreationTime": tuning.created,
-        "LastModifiedTime": tuning.modified,
-        "TrainingJobStatusCounters": {
-            "Completed": statuses["Completed"],
-            "InProgress": statuses["InProgress"] + statuses["Stopping"],
-            "RetryableError": 0,
-            "NonRetryableError": statuses["Failed"],
-            "Stopped": statuses["Stopped"],
-        },
-        "ObjectiveStatusCounters": {state: objectives[state] for state in ("Succeeded", "Pending", "Failed")},
-    }
-    return summary if tuning.ended is None else {**summary, "HyperParameterTuningEndTime": tuning.ended}
-
-
-def _objective_status(tuning: TuningJob, trial: Trial) -> str:
-    if trial.job.status in _UNDER_WAY:
-        return "Pending"
-    return "Failed" if tuning.score(trial) is None else "Succeeded"
-
-
-def _trial_summary(tuning: TuningJob, trial: Trial) -> dict[str, Any]:
-    job = trial.job
-    with job.lock:
-        score = tuning.score(trial)
-        objective = {"MetricName": tuning.objective, "Value": score}
-        summary = {
-            "TrainingJobName": job.name,
-            "TrainingJobArn": job.arn,
-            "CreationTime": job.created,
-            "TrainingStartTime": job.started,
-            "TrainingEndTime": job.ended,
-            "TrainingJobStatus": job.status,
-            "TunedHyperParameters": trial.values,
-            "FailureReason": job.failure_reason,
-            "FinalHyperParameterTuningJobObjectiveMetric": None if score is None else objective,
-            "ObjectiveStatus": _objective_status(tuning, trial),
-        }
-    return {member: value for member, value in summary.items() if value is not None}
