@@ -32,7 +32,7 @@ from breadth import BreadthChecks
 from champion import ChampionChecks
 from evaluation import Evaluation
 from packaged import PackagedChecks
-from report import describe
+from report import describe, plain
 from slices import SliceChecks
 
 SCHEMA_VERSION = 1
@@ -101,7 +101,7 @@ def measure(
         "schema_version": SCHEMA_VERSION,
         "suite": SessionSuite.__name__,
         "reclist": version("reclist"),
-        "checks": [asdict(result) for result in suite.results],
+        "checks": [plain(asdict(result)) for result in suite.results],
         "examples": shown,
         "notes": notes,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,26 @@ Strings = npt.NDArray[np.object_]
 _BATCH = 256
 _BLOCK = 64  # columns; between 32 and 256 hardly any difference was measured
 _decode = np.vectorize(bytes.decode, otypes=[object])
+
+
+class _Vocabulary(tf.lookup.KeyValueTensorInitializer):
+    """Fills the table of SKUs at load, and refuses to beside weights that it was not exported with.
+
+    The vocabulary is in the graph, the weights are in files of their own: mixed up, the two still fit where
+    the catalogues are of one size, and every answer would be another product's.
+    """
+
+    def __init__(self, skus: tf.Tensor, ids: tf.Tensor, mark: str, mark_of_weights: tf.Variable) -> None:
+        self._mark, self._mark_of_weights = mark, mark_of_weights
+        super().__init__(skus, ids)
+
+    def initialize(self, table: Any) -> Any:
+        """Fills the table; raises InvalidArgumentError where the weights bear another mark."""
+        same = tf.debugging.assert_equal(
+            self._mark_of_weights, self._mark, "vocabulary and weights are of different models"
+        )
+        with tf.control_dependencies([same]):
+            return super().initialize(table)
 
 
 class Server(tf.Module):
@@ -38,7 +59,9 @@ class Server(tf.Module):
         self.top_k = top_k
         skus = tf.constant([str(sku) for sku in vocabulary.skus])
         ids = tf.range(1, len(vocabulary) + 1, dtype=tf.int32)
-        self.ids = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(skus, ids), 0)
+        mark = _mark(recommender, vocabulary)
+        self.mark = tf.Variable(mark, trainable=False, name="mark")
+        self.ids = tf.lookup.StaticHashTable(_Vocabulary(skus, ids, mark, self.mark), 0)
         self.skus = tf.concat([[""], skus], axis=0)
         # The fallback's list is always the same, and so is made here.
         counts = np.concatenate([[-1], vocabulary.counts])
@@ -116,6 +139,14 @@ def top_k(scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     inside = tf.gather(grid, best, batch_dims=1)
     values, places = tf.math.top_k(tf.reshape(inside, [tf.shape(scores)[0], -1]), k)
     return values, tf.gather(best, places // _BLOCK, batch_dims=1) * _BLOCK + places % _BLOCK
+
+
+def _mark(recommender: Recommender, vocabulary: Vocabulary) -> str:
+    """Returns a digest of everything that makes the model what it is."""
+    digest = hashlib.sha256(vocabulary.sha256().encode())
+    for values in [*recommender.next_item.get_weights(), *(value.numpy() for value in recommender.variables)]:
+        digest.update(f"{values.dtype} {values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()
 
 
 def _without_repeats(ids: tf.RaggedTensor) -> tf.RaggedTensor:

@@ -255,12 +255,12 @@ class Cloud:
         self.sagemaker.create_training_job(**request)
         return self.finished(request["TrainingJobName"])
 
-    def finished(self, job: str) -> dict[str, Any]:
+    def finished(self, job: str, seconds: float = 40) -> dict[str, Any]:
         def ended() -> dict[str, Any] | None:
             told: dict[str, Any] = self.sagemaker.describe_training_job(TrainingJobName=job)
             return told if told["TrainingJobStatus"] in ("Completed", "Failed", "Stopped") else None
 
-        return eventually(ended, 40)
+        return eventually(ended, seconds)
 
     def wait_status(self, job: str, secondary: str) -> None:
         eventually(

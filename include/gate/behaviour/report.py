@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import wraps
 from typing import Any
 
+import numpy as np
 from reclist.charts import CHART_TYPE
 from reclist.reclist import rec_test
 
@@ -73,6 +75,16 @@ def finite(value: float | None) -> float | None:
     return float(value)
 
 
+def plain(value: Any) -> Any:
+    """Returns numpy's numbers as Python's, and NaN and infinity as None, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    number = value.item() if isinstance(value, np.generic) else value
+    return finite(number) if isinstance(number, float) else number
+
+
 def describe(error: Exception) -> str:
     """Returns an error as one short text."""
     return f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
@@ -87,6 +99,7 @@ def check(name: str, shape: CHART_TYPE = CHART_TYPE.SCALAR) -> Callable[..., Any
             result = Result(name, " ".join((method.__doc__ or "").split()))
             try:
                 method(self, result)
+                json.dumps(plain(asdict(result)))  # what could not be written would cost the others, too
             # Whatever a check dies of is its result; the rule that needs it fails closed with this text.
             except Exception as error:
                 result = Result(name, result.description, error=describe(error))
