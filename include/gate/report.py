@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from include.contracts import IntervalKind
 
@@ -85,9 +86,25 @@ class Report(ReportModel):
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _one_by_one(cls, checks: Any) -> Any:
+        """Makes a check that is not what it should be a crashed one: it must not hide the others."""
+        return [_readable(check) for check in checks] if isinstance(checks, list) else checks
+
     def find(self, name: str) -> CheckReport | None:
         """Returns the check of that name, None where the suite did not report it."""
         return next((check for check in self.checks if check.name == name), None)
+
+
+def _readable(check: Any) -> Any:
+    try:
+        return CheckReport.model_validate(check)
+    except ValidationError as error:
+        if not isinstance(check, dict) or not isinstance(name := check.get("name"), str):
+            return check
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        return CheckReport(name=name, error=f"what it reported cannot be read: {faults[:300]}")
 
 
 def finite(value: float | None) -> float | None:

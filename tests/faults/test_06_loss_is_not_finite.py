@@ -10,7 +10,6 @@ from include.sagemaker.source import build_source_archive
 from tests.local.cloud import BUCKET, Cloud
 from tests.ml.jobs import ROOM
 
-
 RATES = {"1e9": r"\d\S*e\+\d+, above \S+", "1e20": "(nan|inf), not a finite number"}
 
 

@@ -19,7 +19,7 @@ class Table(tf.Module):
         self.ids = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(skus, ids), 0)
         # What is answered where nothing is known.
         answers = [next(iter(lists.values())), *lists.values()]
-        self.answers = tf.constant(answers)
+        self.answers = tf.Variable(answers)  # in a file of its own, as weights are
         self.scores = tf.constant([0.5**place for place in range(len(answers[0]))])
 
     @tf.function(

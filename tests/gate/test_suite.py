@@ -10,21 +10,11 @@ from typing import Any
 
 import pytest
 
-from include.contracts import TrainedModel, Verdict
+from include.contracts import Verdict
 from include.gate.rules import load_rules
 from include.gate.verdict import decide
 from tests.gate.evaluations import SKUS, K, Row, build, reported, write
-
-ROOT = Path(__file__).resolve().parents[2]
-SUITE = ROOT / "include" / "gate" / "suite.py"
-TRAINED = TrainedModel(
-    job_name="pms-0123456789ab",
-    job_arn="arn:aws:sagemaker:us-east-1:123456789012:training-job/pms-0123456789ab",
-    snapshot_id="snap",
-    model_uri="s3://b/m/model.tar.gz",
-    evaluation_uri="s3://b/m/output.tar.gz",
-    billable_seconds=1,
-)
+from tests.gate.measuring import SUITE, TRAINED
 
 
 @pytest.fixture(scope="module")
@@ -193,32 +183,6 @@ def test_a_defect_fails_its_rules(measure: Measure, good: tuple[list[Row], Row],
     verdict = measure.verdict(rows, counts, None if name != "missing_target" else reported(good[0]))
     assert not verdict.approved
     assert expected <= failures(verdict)
-
-
-@pytest.mark.parametrize("column", ["scores", "session", "rank_popularity"])
-def test_one_crashing_check_does_not_hide_the_others(
-    measure: Measure, good: tuple[list[Row], Row], column: str
-) -> None:
-    rows = copy.deepcopy(good[0])
-    whole = measure(*good)
-    _drop(column)(rows)
-    checks = measure(rows, good[1])
-    assert set(checks) == set(whole)
-    assert any(check["error"] and column in check["error"] for check in checks.values())
-    for name in ("hit_rate@10", "mrr@20", "coverage@20", "queries"):
-        assert checks[name]["value"] == whole[name]["value"]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, None, "0.4", "absent"])
-def test_a_metric_that_the_job_reports_as_no_number_fails(
-    measure: Measure, good: tuple[list[Row], Row], value: object
-) -> None:
-    metrics = reported(good[0])
-    if value == "absent":
-        del metrics["mrr@20"]
-    else:
-        metrics["mrr@20"] = value
-    assert failures(measure.verdict(*good, metrics)) == {"metrics_agree"}
 
 
 def test_metrics_other_than_the_predictions_give_fail(measure: Measure, good: tuple[list[Row], Row]) -> None:

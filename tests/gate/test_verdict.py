@@ -7,20 +7,13 @@ from typing import Any
 
 import pytest
 
-from include.contracts import Champion, SettingsError, TrainedModel, Verdict
+from include.contracts import Champion, SettingsError, Verdict
 from include.gate.report import parse_report
 from include.gate.rival import NOTHING_LIVE, Rival
 from include.gate.rules import Rules, load_rules
 from include.gate.verdict import apply_rules, as_table, decide
+from tests.gate.measuring import TRAINED
 
-TRAINED = TrainedModel(
-    job_name="pms-0123456789ab",
-    job_arn="arn:aws:sagemaker:us-east-1:123456789012:training-job/pms-0123456789ab",
-    snapshot_id="snap",
-    model_uri="s3://b/m/model.tar.gz",
-    evaluation_uri="s3://b/m/output.tar.gz",
-    billable_seconds=1,
-)
 SATURATED = {"check": "hit", "baseline": "pop"}
 COMPARABLE = {"check": "knows", "at_least": 0.5}
 LIVE = Rival(champion=Champion(model_name="pms-live", model_uri="s3://b/live/model.tar.gz"))
@@ -317,8 +310,6 @@ UNREADABLE = {
     "another_version": GOOD.replace('"schema_version": 1', '"schema_version": 2'),
     "a_list": "[]",
     "deeply_nested": "[" * 100_000,
-    "value_is_text": report(value="high"),
-    "negative_sample": report(sample_size=-1),
     "same_check_twice": json.dumps({"schema_version": 1, "checks": [{"name": "hit"}, {"name": "hit"}]}),
 }
 
