@@ -8,6 +8,7 @@ from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import TaskGroup, chain
 
 from include.operators.create_serving import CreateEndpointConfigOperator, CreateModelOperator
+from include.operators.delete_endpoint import DeleteEndpointOperator
 from include.operators.deploy_endpoint import DeployEndpointOperator
 from include.operators.smoke_test import SmokeTestOperator
 
@@ -44,12 +45,22 @@ def deploy_group(
             task_id="deploy_wanted", python_callable=lambda wanted: wanted, op_args=[wanted]
         )
         model = CreateModelOperator(task_id="create_model", **claims)
-        config = CreateEndpointConfigOperator(task_id="create_endpoint_config", **claims)
+        config = CreateEndpointConfigOperator(task_id="create_endpoint_config", **claims, ephemeral=ephemeral)
         endpoint = DeployEndpointOperator(
             task_id="deploy_endpoint", **claims, allow_older=allow_older, ephemeral=ephemeral
         )
         smoke = SmokeTestOperator(
             task_id="smoke_test", deployed=endpoint.output, registered=registered, **claims
         )
+        delete = DeleteEndpointOperator(
+            task_id="delete_endpoint",
+            trained_model=trained_model,
+            ephemeral=ephemeral,
+            aws_conn_id=settings.aws_conn_id,
+            # What is not deleted goes on costing money.
+            retries=5,
+        )
         chain(asked, model, config, endpoint, smoke)
+        # Runs whatever became of endpoint and smoke test, and does not make a red run green.
+        smoke >> delete.as_teardown(setups=[config, endpoint])
     return group

@@ -102,6 +102,7 @@ def airflow_environment(port: int, build: Path = BUILD) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PMS_ML_PYTHON": os.environ.get("PMS_ML_PYTHON", str(ML_PYTHON)),
+        "PMS_BAKE_SECONDS": os.environ.get("PMS_BAKE_SECONDS", "1"),
         "PMS_POLL_SECONDS": os.environ.get("PMS_POLL_SECONDS", "1"),
     }
     return inherited | own

@@ -17,9 +17,15 @@ from botocore.exceptions import ClientError
 
 from include.contracts import BadInputError, TrainedModel, Verdict
 from include.operators.guard import aws_faults, read_claim
-from include.sagemaker.endpoint import differences, endpoint_config_request, model_request
+from include.sagemaker.endpoint import (
+    differences,
+    endpoint_config_request,
+    ephemeral_settings,
+    model_request,
+)
 from include.sagemaker.errors import is_existing, is_missing
 from include.sagemaker.images import serving_image
+from include.sagemaker.naming import ephemeral_endpoint_name
 from include.settings import Settings, get_settings
 
 CLAIMS = ("trained_model", "verdict")
@@ -52,6 +58,22 @@ def region_of(hook: SageMakerHook) -> str | None:
     """Returns the region of the hook's connection."""
     client: Any = hook.get_conn()
     return str(client.meta.region_name) if client.meta.region_name else None
+
+
+def serving_settings(trained: TrainedModel, ephemeral: object, context: Context) -> Settings:
+    """Returns the settings of the endpoint that a run brings a model to.
+
+    Args:
+        trained: The model.
+        ephemeral: Whether it is an endpoint of the run's own; its name is a function of model and run.
+        context: The task's context.
+    """
+    settings = get_settings()
+    if ephemeral is not True:
+        return settings
+    run_id = str(context["run_id"])
+    name = ephemeral_endpoint_name(settings.endpoint_name, trained.job_name, run_id)
+    return ephemeral_settings(settings, name)
 
 
 def wanted_model(trained: TrainedModel, settings: Settings, region: str | None) -> dict[str, Any]:
@@ -134,23 +156,26 @@ class CreateEndpointConfigOperator(SageMakerEndpointConfigOperator):
     Args:
         trained_model: The `TrainedModel` claim check.
         verdict: The `Verdict` claim check; nothing is created unless it approves.
+        ephemeral: Whether it is for an endpoint of the run's own.
         **kwargs: Arguments of the provider's operator.
     """
 
-    template_fields: Sequence[str] = aws_template_fields(*CLAIMS)
+    template_fields: Sequence[str] = aws_template_fields(*CLAIMS, "ephemeral")
     template_fields_renderers: ClassVar[dict[str, str]] = RENDERERS
 
-    def __init__(self, *, trained_model: Any, verdict: Any, **kwargs: Any) -> None:
+    def __init__(self, *, trained_model: Any, verdict: Any, ephemeral: Any = False, **kwargs: Any) -> None:
         kwargs.setdefault("aws_conn_id", get_settings().aws_conn_id)
         super().__init__(config={}, **kwargs)
         self.trained_model = trained_model
         self.verdict = verdict
+        self.ephemeral = ephemeral
 
     def execute(self, context: Context) -> dict[str, str]:
         """Creates the configuration; returns its name."""
         with aws_faults("Creating the endpoint configuration"):
             trained = approved_model(self.trained_model, self.verdict)
-            self.config = wanted_config(trained, get_settings(), region_of(self.hook))
+            settings = serving_settings(trained, self.ephemeral, context)
+            self.config = wanted_config(trained, settings, region_of(self.hook))
             name = str(self.config["EndpointConfigName"])
             created = _create_unless_there(
                 name, self.config, self.hook.create_endpoint_config, self.hook.describe_endpoint_config

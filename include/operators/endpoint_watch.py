@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import ClientError
 
+from include.sagemaker.endpoint import deployment_seconds
 from include.sagemaker.endpoint_state import EndpointState, endpoint_state, is_capacity_fault
 from include.sagemaker.errors import is_missing
 
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 
     from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 
+    from include.settings import Settings
+
+# Creating, and taking an update back, may take as long as a new fleet does.
 LIMIT_SECONDS = 3600
+
+
+def limit_seconds(settings: Settings) -> int:
+    """Returns how long to wait for an endpoint: longer than SageMaker gives an update and its roll-back."""
+    return max(LIMIT_SECONDS, deployment_seconds(settings) + LIMIT_SECONDS // 2)
 
 
 class EndpointWatch:
@@ -27,13 +36,22 @@ class EndpointWatch:
         endpoint: Name of the endpoint.
         poll_seconds: Pause between two looks.
         log: Where changes of state are told.
+        limit: Seconds after which it is no longer waited for.
     """
 
-    def __init__(self, hook: SageMakerHook, endpoint: str, poll_seconds: int, log: Logger | Any) -> None:
+    def __init__(
+        self,
+        hook: SageMakerHook,
+        endpoint: str,
+        poll_seconds: int,
+        log: Logger | Any,
+        limit: int = LIMIT_SECONDS,
+    ) -> None:
         self._hook = hook
         self._endpoint = endpoint
         self._poll_seconds = poll_seconds
         self._log = log
+        self._limit = limit
         self._said = ""
 
     def look(self, wanted: str) -> EndpointState:
@@ -59,16 +77,16 @@ class EndpointWatch:
                 believed: the endpoint must have been seen moving, or look the same twice.
 
         Raises:
-            AirflowException: It still moves after an hour; a retry goes on waiting.
+            AirflowException: It still moves after the limit; a retry goes on waiting.
         """
-        deadline = time.monotonic() + LIMIT_SECONDS
+        deadline = time.monotonic() + self._limit
         believed = not submitted
         while True:
             state = self.look(wanted)
             if state.state == "live" or (state.state != "moving" and believed):
                 return state
             if time.monotonic() > deadline:
-                raise AirflowException(f"{state.message} It has been for {LIMIT_SECONDS} s.")
+                raise AirflowException(f"{state.message} It has been for {self._limit} s.")
             believed = True
             time.sleep(self._poll_seconds)
 

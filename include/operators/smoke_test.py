@@ -15,11 +15,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from include.contracts import BadInputError, Deployment, Registered, SmokeCase
 from include.operators.create_serving import CLAIMS, RENDERERS, approved_model
-from include.operators.endpoint_watch import EndpointWatch
+from include.operators.endpoint_update import EndpointUpdate
+from include.operators.endpoint_watch import EndpointWatch, limit_seconds
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import EndpointLink
 from include.operators.records import leave_record
-from include.sagemaker.endpoint import update_endpoint_request
 from include.sagemaker.errors import error_code, error_message, is_missing
 from include.sagemaker.registry import record_approval
 from include.sagemaker.smoke import compare_answers, parse_answer, read_smoke_cases, request_body
@@ -74,7 +74,10 @@ class SmokeTestOperator(BaseOperator):
             registered = read_claim(Registered, self.registered)
             hook: SageMakerHook = SageMakerHook(aws_conn_id=self.aws_conn_id)  # type: ignore[no-untyped-call]
             EndpointLink.leave(context, hook.get_conn(), endpoint=deployed.endpoint_name)
-            watch = EndpointWatch(hook, deployed.endpoint_name, get_settings().poll_seconds, self.log)
+            settings = get_settings()
+            watch = EndpointWatch(
+                hook, deployed.endpoint_name, settings.poll_seconds, self.log, limit_seconds(settings)
+            )
             state = watch.look(deployed.endpoint_config_name)
             if state.state != "live":
                 raise AirflowFailException(
@@ -139,6 +142,8 @@ class SmokeTestOperator(BaseOperator):
         """Puts the previous configuration back and fails the task, saying what is live now."""
         endpoint, previous = deployed.endpoint_name, deployed.replaced
         reasons = f"Endpoint {endpoint} does not answer what the gate saw: " + "; ".join(wrong[:10])
+        if deployed.ephemeral:
+            raise AirflowFailException(f"{reasons}. It was made for this test; nothing else was touched.")
         if not previous:
             raise AirflowFailException(
                 f"{reasons}. There is no previous configuration to put back: it is still live on "
@@ -147,9 +152,12 @@ class SmokeTestOperator(BaseOperator):
                 "that worked."
             )
         self.log.error("%s. Putting %s back.", reasons, previous)
-        hook.update_endpoint(update_endpoint_request(endpoint, previous), wait_for_completion=False)
+        update = EndpointUpdate(hook, get_settings(), self.log)
+        # At once, and unwatched: nothing can be worse than what is live.
+        update.submit(previous, deployed.endpoint_config_name, alarms=None)
         state = watch.settle(previous, submitted=True)
         if state.state == "live":
+            update.scale()
             raise AirflowFailException(f"{reasons}. The previous configuration {previous} is live again.")
         raise AirflowFailException(
             f"{reasons}. Putting {previous} back did not succeed either: {state.message}"

@@ -98,6 +98,13 @@ def is_existing(error: ClientError) -> bool:
     )
 
 
+def is_busy(error: ClientError) -> bool:
+    """Tells whether a call was refused because the endpoint is being changed already."""
+    return error_code(error) in {"ValidationException", "ValidationError", "ResourceInUse"} and (
+        "in-progress" in error_message(error).lower() or "in progress" in error_message(error).lower()
+    )
+
+
 def is_permanent(error: ClientError | BotoCoreError) -> bool:
     """Tells whether the same call would fail again: credentials, permissions, a refused request.
 

@@ -10,7 +10,33 @@ import pytest
 from tests.local.cloud import Cloud, started
 from tests.local.conftest import faults as faults
 from tests.ml.jobs import write_planted
-from tests.operators.conftest import settings as settings
+from tests.operators.conftest import (
+    alarms as alarms,
+)
+from tests.operators.conftest import (
+    approval as approval,
+)
+from tests.operators.conftest import (
+    aws as aws,
+)
+from tests.operators.conftest import (
+    claims as claims,
+)
+from tests.operators.conftest import (
+    naps as naps,
+)
+from tests.operators.conftest import (
+    sagemaker as sagemaker,
+)
+from tests.operators.conftest import (
+    settings as settings,
+)
+from tests.operators.conftest import (
+    trained as trained,
+)
+from tests.operators.conftest import (
+    wanted as wanted,
+)
 
 
 @pytest.fixture(scope="session")

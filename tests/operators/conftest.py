@@ -52,6 +52,24 @@ def sagemaker(aws: Any, monkeypatch: pytest.MonkeyPatch) -> FakeSageMaker:
 
 
 @pytest.fixture
+def alarms(aws: Any, settings: Settings) -> Any:
+    """The alarms that watch an update, all quiet; returns a CloudWatch client."""
+    cloudwatch = boto3.client("cloudwatch", aws_access_key_id="x", aws_secret_access_key="x")
+    for name in settings.alarm_names:
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            Namespace="AWS/SageMaker",
+            MetricName="Invocation5XXErrors",
+            Statistic="Average",
+            Period=60,
+            EvaluationPeriods=1,
+            Threshold=0.05,
+            ComparisonOperator="GreaterThanThreshold",
+        )
+    return cloudwatch
+
+
+@pytest.fixture
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Nobody waits; the pauses asked for are kept, and the clock jumps over them."""
     taken: list[float] = []

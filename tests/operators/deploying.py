@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from include.contracts import Deployment
 from include.operators.deploy_endpoint import DeployEndpointOperator
+from include.settings import get_settings
 from tests.operators.fake_sagemaker import TaskStore
 
 ENDPOINT = "shop-recommender"
@@ -18,8 +21,15 @@ def execute(kind: Any, claims: dict[str, Any], store: TaskStore | None = None, *
     return kind(task_id="step", **claims, **extra).execute(context)
 
 
-def deploy(claims: dict[str, Any], store: TaskStore | None = None) -> Deployment:
-    return Deployment.model_validate(execute(DeployEndpointOperator, claims, store))
+def deploy(claims: dict[str, Any], store: TaskStore | None = None, **extra: Any) -> Deployment:
+    return Deployment.model_validate(execute(DeployEndpointOperator, claims, store, **extra))
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+    """Has the process's settings be these."""
+    for name, value in settings.items():
+        monkeypatch.setenv(f"PMS_{name.upper()}", str(value))
+    get_settings.cache_clear()
 
 
 def in_service(config: str, **more: Any) -> dict[str, Any]:

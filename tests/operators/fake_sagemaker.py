@@ -207,14 +207,18 @@ class FakeSageMaker:
         return self._next("DescribeModel", [found] if found else None, "model", ModelName)
 
     def _ListTags(self, ResourceArn: str) -> dict[str, Any]:
-        tags = [made.get("Tags", []) for made in self.models.values() if made["ModelArn"] == ResourceArn]
+        made = {thing["ModelArn"]: thing for thing in self.models.values()}
+        made |= {thing["EndpointConfigArn"]: thing for thing in self.configs.values()}
+        tags = [made[ResourceArn].get("Tags", [])] if ResourceArn in made else []
         return {"Tags": tags[0] if tags else []}
 
     def _CreateEndpointConfig(self, EndpointConfigName: str, **request: Any) -> dict[str, Any]:
         if EndpointConfigName in self.configs:
             raise refusal("CreateEndpointConfig", "ValidationException", "Cannot create already existing …")
-        self.configs[EndpointConfigName] = {"EndpointConfigName": EndpointConfigName, **request}
-        return {"EndpointConfigArn": f"{ACCOUNT}:endpoint-config/{EndpointConfigName}"}
+        arn = f"{ACCOUNT}:endpoint-config/{EndpointConfigName}"
+        named = {"EndpointConfigName": EndpointConfigName, "EndpointConfigArn": arn}
+        self.configs[EndpointConfigName] = {**named, **request}
+        return {"EndpointConfigArn": arn}
 
     def _DescribeEndpointConfig(self, EndpointConfigName: str) -> dict[str, Any]:
         found = self.configs.get(EndpointConfigName)
@@ -227,7 +231,12 @@ class FakeSageMaker:
     def _CreateEndpoint(self, EndpointName: str, EndpointConfigName: str, **_: Any) -> dict[str, Any]:
         return self._UpdateEndpoint(EndpointName, EndpointConfigName)
 
-    def _UpdateEndpoint(self, EndpointName: str, EndpointConfigName: str) -> dict[str, Any]:
+    def _DeleteEndpoint(self, EndpointName: str) -> dict[str, Any]:
+        self._DescribeEndpoint(EndpointName)
+        del self.endpoints[EndpointName]
+        return {}
+
+    def _UpdateEndpoint(self, EndpointName: str, EndpointConfigName: str, **_: Any) -> dict[str, Any]:
         before = self.endpoints.get(EndpointName, [{}])[-1].get("EndpointConfigName", EndpointConfigName)
         self.endpoints[EndpointName] = [
             {"EndpointName": EndpointName, "EndpointConfigName": before, **state}

@@ -61,3 +61,12 @@ def test_name_taken_by_other_content_is_refused(sagemaker: FakeSageMaker, claims
     sagemaker.models[name]["PrimaryContainer"] = {"Image": "other", "ModelDataUrl": "s3://other/m.tar.gz"}
     with pytest.raises(AirflowFailException, match="exists with other content"):
         execute(CreateModelOperator, claims)
+
+
+def test_configuration_of_an_ephemeral_endpoint_captures_nothing(
+    sagemaker: FakeSageMaker, claims: dict[str, Any]
+) -> None:
+    lasting = execute(CreateEndpointConfigOperator, claims)["endpoint_config_name"]
+    own = execute(CreateEndpointConfigOperator, claims, ephemeral=True)["endpoint_config_name"]
+    assert "DataCaptureConfig" in sagemaker.configs[lasting]
+    assert "DataCaptureConfig" not in sagemaker.configs[own]

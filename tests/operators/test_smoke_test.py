@@ -14,7 +14,7 @@ from include.operators.smoke_test import SmokeTestOperator
 from tests.operators.deploying import ENDPOINT, execute, in_service
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal
 
-pytestmark = pytest.mark.usefixtures("naps", "sagemaker")
+pytestmark = pytest.mark.usefixtures("naps", "sagemaker", "alarms")
 
 SMOKE = [{"session": ["a", "b"], "skus": [f"s{n}" for n in range(20)]}, {"session": ["c"], "skus": ["d"]}]
 
@@ -45,7 +45,10 @@ def smoke(
     """Runs the smoke test on an endpoint that is live on the wanted configuration."""
 
     def run(
-        answers: Callable[[list[str], int], list[str]], cases: Any = SMOKE, replaced: str | None = "cfg-old"
+        answers: Callable[[list[str], int], list[str]],
+        cases: Any = SMOKE,
+        replaced: str | None = "cfg-old",
+        ephemeral: bool = False,
     ) -> Deployment:
         key = trained.evaluation_uri.removeprefix("s3://post-modern-stack/")
         aws.put_object(Bucket="post-modern-stack", Key=key, Body=evaluation(cases))
@@ -65,6 +68,7 @@ def smoke(
             snapshot_id=trained.snapshot_id,
             smoke_cases=0,
             replaced=replaced,
+            ephemeral=ephemeral,
         )
         result = execute(
             SmokeTestOperator, claims, deployed=deployed.to_xcom(), registered=REGISTERED.to_xcom()
@@ -124,6 +128,14 @@ def test_wrong_answers_of_the_first_endpoint_say_that_it_is_still_live(
     with pytest.raises(AirflowFailException, match=f"still live on {wanted}"):
         smoke(lambda session, k: ["nonsense"] * k, replaced=None)
     assert sagemaker.made("UpdateEndpoint") == []
+
+
+def test_wrong_answers_of_an_ephemeral_endpoint_touch_nothing_else(
+    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment]
+) -> None:
+    with pytest.raises(AirflowFailException, match="made for this test; nothing else was touched"):
+        smoke(lambda session, k: ["nonsense"] * k, replaced=None, ephemeral=True)
+    assert (sagemaker.made("UpdateEndpoint"), sagemaker.made("DeleteEndpoint")) == ([], [])
 
 
 def test_failed_return_to_the_previous_config_is_told(

@@ -9,7 +9,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from include.sagemaker.errors import explain, is_existing, is_missing, is_permanent
+from include.sagemaker.errors import explain, is_busy, is_existing, is_missing, is_permanent
 
 
 def fault(code: str, message: str = "", status: int = 400) -> ClientError:
@@ -73,3 +73,16 @@ def test_absent_and_taken_names_are_told_apart(error: ClientError, missing: bool
 )
 def test_message_says_what_to_do(error: ClientError | BotoCoreError, advice: str) -> None:
     assert advice in explain(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "busy"),
+    [
+        (fault("ValidationException", 'Cannot update in-progress endpoint "arn".'), True),
+        (fault("ValidationException", "Could not find endpoint"), False),
+        (fault("ThrottlingException", "in-progress"), False),
+    ],
+    ids=str,
+)
+def test_an_endpoint_that_is_being_changed_is_told_from_a_bad_request(error: ClientError, busy: bool) -> None:
+    assert is_busy(error) is busy

@@ -1,0 +1,157 @@
+"""Changes an endpoint that serves: asks its alarms first, and keeps autoscaling out of the way."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from botocore.exceptions import ClientError
+
+from include.contracts import SettingsError
+from include.sagemaker.endpoint import VARIANT, deployment_config, update_endpoint_request
+from include.sagemaker.errors import error_code, is_missing
+from include.sagemaker.recency import Recency, recency_in
+from include.sagemaker.scaling import (
+    find_target_request,
+    policy_request,
+    register_request,
+    target,
+    wants_scaling,
+)
+
+if TYPE_CHECKING:
+    from logging import Logger
+
+    from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+
+    from include.settings import Settings
+
+
+class EndpointUpdate:
+    """One endpoint, changed through the provider's hook.
+
+    Args:
+        hook: The provider's SageMaker hook.
+        settings: Name, machines and alarms of the endpoint.
+        log: Where changes are told.
+    """
+
+    def __init__(self, hook: SageMakerHook, settings: Settings, log: Logger | Any) -> None:
+        self._hook = hook
+        self._settings = settings
+        self._log = log
+
+    def _client(self, service: str) -> Any:
+        return AwsBaseHook(aws_conn_id=self._hook.aws_conn_id, client_type=service).get_conn()
+
+    @cached_property
+    def _scaling(self) -> Any:
+        return self._client("application-autoscaling")
+
+    def recency(self, config: str) -> Recency:
+        """Returns how new the model of a configuration is, as far as that can be known."""
+        try:
+            arn = str(self._hook.describe_endpoint_config(config)["EndpointConfigArn"])
+            client: Any = self._hook.get_conn()
+            return recency_in(client.list_tags(ResourceArn=arn)["Tags"])
+        except ClientError as error:
+            # Deleted since, or not the project's, whose role then may not look at it.
+            if not (is_missing(error) or error_code(error) == "AccessDeniedException"):
+                raise
+            return Recency()
+
+    def alarms(self, *, despite: bool) -> tuple[str, ...]:
+        """Returns the alarms that shall take an update back.
+
+        Args:
+            despite: A person wants this update whatever the alarms say of the model that it replaces. Those
+                that have gone off are left out, for they would take it back at once.
+
+        Raises:
+            SettingsError: An alarm does not exist, or has gone off before the update.
+        """
+        names = self._settings.alarm_names
+        if not names:
+            return ()
+        answer = self._client("cloudwatch").describe_alarms(AlarmNames=list(names))
+        states = {alarm["AlarmName"]: alarm for alarm in answer["MetricAlarms"]}
+        missing = [name for name in names if name not in states]
+        if missing:
+            raise SettingsError(
+                f"No alarm {', '.join(missing)} is there to watch the update. Deploy include/cloud/aws.yaml, "
+                "or update without alarms: PMS_ROLLBACK_ON_ALARMS=false."
+            )
+        ringing = {name: states[name] for name in names if states[name].get("StateValue") == "ALARM"}
+        if ringing and not despite:
+            told = "; ".join(f"{name}: {alarm.get('StateReason')}" for name, alarm in ringing.items())
+            raise SettingsError(
+                f"An alarm has gone off before the update, and would take any update back: {told} Nothing "
+                "was changed. Clear this task once it is quiet. If it is the live model that is at fault, "
+                "deploy without alarms (PMS_ROLLBACK_ON_ALARMS=false), or run the DAG roll_back_endpoint."
+            )
+        if ringing:
+            self._log.warning("Not watched by %s, which has gone off already.", ", ".join(ringing))
+        return tuple(name for name in names if name not in ringing)
+
+    def submit(self, config: str, live: str | None, alarms: tuple[str, ...] | None) -> None:
+        """Asks SageMaker to update.
+
+        Args:
+            config: Configuration to move to.
+            live: The one that is left.
+            alarms: What takes the update back; None to move all traffic at once, whatever the settings say.
+
+        Raises:
+            ClientError: SageMaker refused.
+        """
+        deployment = None if alarms is None else deployment_config(self._settings, alarms)
+        kept = self._make_way(config, live)
+        request = update_endpoint_request(
+            self._settings.endpoint_name, config, deployment=deployment, keep_capacity=kept
+        )
+        self._hook.update_endpoint(request, wait_for_completion=False)
+
+    def _make_way(self, config: str, live: str | None) -> bool:
+        """Deregisters a target of autoscaling that would block the update; returns whether one is left."""
+        if not self._target():
+            return False
+        same = self._machines(config) == self._machines(live)
+        if same and wants_scaling(self._settings):
+            return True
+        self._log.info("Taking autoscaling off: SageMaker changes no machines under it.")
+        self._scaling.deregister_scalable_target(**target(self._settings.endpoint_name))
+        return False
+
+    def _target(self) -> list[Any]:
+        request = find_target_request(self._settings.endpoint_name)
+        found: list[Any] = self._scaling.describe_scalable_targets(**request)["ScalableTargets"]
+        return found
+
+    def _machines(self, config: str | None) -> str | None:
+        """Returns the type of machine of a configuration, None where there is none to know."""
+        try:
+            described = self._hook.describe_endpoint_config(str(config))
+        except ClientError as error:
+            if not (is_missing(error) or error_code(error) == "AccessDeniedException"):
+                raise
+            return None
+        variants = described["ProductionVariants"]
+        types = [variant.get("InstanceType") for variant in variants if variant["VariantName"] == VARIANT]
+        return types[0] if types else None
+
+    def scale(self) -> None:
+        """Sets autoscaling up as the settings say, or takes it off; it may run twice."""
+        settings = self._settings
+        if wants_scaling(settings):
+            self._scaling.register_scalable_target(**register_request(settings))
+            self._scaling.put_scaling_policy(**policy_request(settings))
+            self._log.info(
+                "Autoscaling: %d to %d instances, %d requests a minute each.",
+                settings.endpoint_instance_count,
+                settings.endpoint_max_instances,
+                settings.endpoint_invocations_per_instance,
+            )
+        elif self._target():
+            self._scaling.deregister_scalable_target(**target(settings.endpoint_name))
+            self._log.info("Autoscaling is switched off.")
