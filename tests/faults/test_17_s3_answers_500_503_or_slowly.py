@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,6 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.contracts import Snapshot
-from include.local.emulator.server import Emulator
 from include.local.stack import ROOT, airflow_environment
 from include.operators import train_model
 from include.operators.artefacts import fetch_archive
@@ -35,9 +33,8 @@ from include.warehouse.base import ConnectionInfo, ObjectStorage, WarehouseUnava
 from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
 from include.warehouse.duckdb import DuckDBWarehouse
-from tests.local.cloud import Cloud, clients_of
+from tests.local.cloud import Cloud
 from tests.operators.conftest import LOADER
-from tests.operators.conftest import settings as settings
 from tests.operators.conftest import snapshot as snapshot
 
 ATTEMPTS = 5
@@ -49,19 +46,6 @@ BAD = {
     "too slow": {"delay_seconds": 0.7},
 }
 DENIED = {"code": "AccessDenied", "status": 403}
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    folder = tmp_path_factory.mktemp("state")
-    with Emulator(folder, sys.executable, faults=True) as emulator:
-        yield Cloud(emulator.url, folder, clients_of(emulator.url))
-
-
-@pytest.fixture
-def faults(cloud: Cloud) -> Iterator[Callable[..., None]]:
-    yield lambda *rules: cloud.set_faults("POST", list(rules))
-    cloud.set_faults("DELETE")
 
 
 @pytest.fixture(autouse=True)
