@@ -313,27 +313,8 @@ def test_models_configs_and_endpoints_are_described_listed_tagged_and_deleted(cl
     assert sagemaker.list_models(NameContains=model)["Models"] == []
 
 
-def test_data_capture_and_deployment_settings_are_told_back(cloud: Cloud) -> None:
-    config, name = cloud.name("config"), cloud.name("endpoint")
-    cloud.sagemaker.create_endpoint_config(
-        EndpointConfigName=config,
-        ProductionVariants=[
-            {
-                "VariantName": "A",
-                "ModelName": cloud.model("good"),
-                "ServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 2},
-            }
-        ],
-        DataCaptureConfig={
-            "InitialSamplingPercentage": 50,
-            "DestinationS3Uri": f"s3://{BUCKET}/capture",
-            "CaptureOptions": [{"CaptureMode": "Input"}],
-        },
-    )
-    cloud.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
-    told = cloud.settled(name)
-    assert told["DataCaptureConfig"]["CaptureStatus"] == "Stopped"
-    assert told["ProductionVariants"][0]["CurrentServerlessConfig"]["MemorySizeInMB"] == 2048
+def test_deployment_settings_are_told_back(cloud: Cloud) -> None:
+    name, config = cloud.endpoint("good"), cloud.config("good")
     deployment = {
         "BlueGreenUpdatePolicy": {
             "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0}

@@ -83,6 +83,7 @@ class SageMaker:
             "CreateEndpoint": self.endpoints.create,
             "DescribeEndpoint": self.endpoints.describe,
             "UpdateEndpoint": self.endpoints.update,
+            "UpdateEndpointWeightsAndCapacities": self.endpoints.resize,
             "DeleteEndpoint": self.endpoints.delete,
             "ListEndpoints": self.endpoints.list_endpoints,
             "CreateModelPackageGroup": self.registry.create_group,

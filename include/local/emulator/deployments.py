@@ -69,6 +69,7 @@ class Endpoint(Resource):
         last_deployment: The DeploymentConfig that was given last.
         failure_reason: FailureReason.
         sizes: Weights and instance counts that were set after the config, by variant.
+        pending_sizes: Those of them that an update retains.
         deployments: How many there have been.
         deployment: How far the update is.
         traffic: What answers.
@@ -86,6 +87,7 @@ class Endpoint(Resource):
     last_deployment: dict[str, Any] | None = None
     failure_reason: str | None = None
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pending_sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
     deployments: int = 0
     deployment: Deployment | None = field(default=None, metadata=LIVE)
     traffic: Traffic = field(default_factory=Traffic, metadata=LIVE)
@@ -105,6 +107,7 @@ class Endpoint(Resource):
         """Changes the status, and ends the update."""
         with self.lock:
             self.pending = self.pending_since = self.pending_by = self.deployment = None
+            self.pending_sizes = {}
             self.enter(status, reason)
 
     def next_deployment(self, config: EndpointConfig, plan: Plan) -> Deployment:
@@ -152,6 +155,14 @@ class Deployer:
         endpoint.traffic.turn(((fleet, 1.0),))
         endpoint.settle("InService")
 
+    def resize(self, endpoint: Endpoint, sizes: dict[str, dict[str, Any]]) -> None:
+        """Changes weights and instance counts; locally a variant is one server, however many it has."""
+        for fleet, _ in endpoint.traffic.routes:
+            fleet.weigh(sizes)
+        with endpoint.lock:
+            endpoint.sizes = sizes
+            endpoint.settle("InService")
+
     def maintain(self, endpoint: Endpoint, seconds: float) -> None:
         """Is what SageMaker does by itself: the endpoint answers, and cannot be changed."""
         self._closing.wait(seconds)
@@ -165,6 +176,7 @@ class Deployer:
             if fleet is None:
                 endpoint.settle("Failed", failure)
                 return
+            fleet.weigh(endpoint.sizes)
             endpoint.traffic.turn(((fleet, 1.0),))
         finally:
             endpoint.ready.set()
@@ -181,6 +193,7 @@ class Deployer:
             # AWS reports a rollback so, too: in service, on the old config, with a reason.
             endpoint.settle("InService", reason)
             return
+        green.weigh(endpoint.pending_sizes)
         fault = self._faults.endpoint_event(endpoint.name, ("rollback", "rollback_failed", "fail"))
         blue = endpoint.traffic.routes
         try:
@@ -194,7 +207,7 @@ class Deployer:
             self._roll_back(endpoint, deployment, blue, green, reason, fault)
             return
         with endpoint.lock:
-            endpoint.config = deployment.config
+            endpoint.config, endpoint.sizes = deployment.config, endpoint.pending_sizes
             endpoint.settle("InService")
         endpoint.traffic.turn(((green, 1.0),))
         self._retire(blue)
@@ -235,7 +248,9 @@ class Deployer:
     ) -> Callable[[], str | None]:
         """Returns a look at the update: the reason to roll it back, None for none."""
         since = deployment.since.timestamp()
-        variants = [variant for fleet in (*(fleet for fleet, _ in blue), green) for variant in fleet.variants]
+        variants = [
+            variant for fleet in (*(fleet for fleet, _ in blue), green) for variant in fleet.everything
+        ]
 
         def look() -> str | None:
             # Only since the update began: what an alarm saw before would roll every next try back.

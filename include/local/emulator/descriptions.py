@@ -7,7 +7,7 @@ from typing import Any
 
 from include.local.emulator.deployments import Deployment, Endpoint
 from include.local.emulator.errors import AwsError
-from include.local.emulator.models import EndpointConfig, Models
+from include.local.emulator.models import Models
 
 
 def describe(endpoint: Endpoint, models: Models) -> dict[str, Any]:
@@ -27,9 +27,8 @@ def describe(endpoint: Endpoint, models: Models) -> dict[str, Any]:
         "LastModifiedTime": endpoint.modified,
     }
     if endpoint.status != "Failed":
-        answer["ProductionVariants"] = [
-            _in_service(endpoint, endpoint.config, variant, models) for variant in endpoint.config.variants
-        ]
+        for member, variants in endpoint.config.variants_by_member.items():
+            answer[member] = [_in_service(endpoint, variant, models) for variant in variants]
     if endpoint.failure_reason:
         answer["FailureReason"] = endpoint.failure_reason
     if endpoint.last_deployment:
@@ -38,8 +37,8 @@ def describe(endpoint: Endpoint, models: Models) -> dict[str, Any]:
         answer["PendingDeploymentSummary"] = _pending(endpoint, endpoint.deployment, models)
     if capture := endpoint.config.request.get("DataCaptureConfig"):
         answer["DataCaptureConfig"] = {
-            "EnableCapture": capture.get("EnableCapture", False),
-            "CaptureStatus": "Stopped",  # the emulator captures nothing
+            "EnableCapture": capture.get("EnableCapture", True),
+            "CaptureStatus": "Started" if capture.get("EnableCapture", True) else "Stopped",
             "CurrentSamplingPercentage": capture["InitialSamplingPercentage"],
             "DestinationS3Uri": capture["DestinationS3Uri"],
             "KmsKeyId": capture.get("KmsKeyId", ""),
@@ -47,9 +46,7 @@ def describe(endpoint: Endpoint, models: Models) -> dict[str, Any]:
     return answer
 
 
-def _in_service(
-    endpoint: Endpoint, config: EndpointConfig, variant: dict[str, Any], models: Models
-) -> dict[str, Any]:
+def _in_service(endpoint: Endpoint, variant: dict[str, Any], models: Models) -> dict[str, Any]:
     summary = _summary(endpoint, variant, models)
     if endpoint.status == "Creating":
         summary["VariantStatus"] = [{"Status": "Creating", "StartTime": endpoint.created}]
@@ -64,19 +61,17 @@ def _pending(endpoint: Endpoint, deployment: Deployment, models: Models) -> dict
         "StatusMessage": f"{deployment.share * 100:g}% of the traffic is on the new fleet.",
         "StartTime": deployment.stage_since,
     }
-    variants = []
-    for variant in deployment.config.variants:
-        summary = _summary(endpoint, variant, models) | {"VariantStatus": [status]}
-        if "InstanceType" in variant:
-            summary["InstanceType"] = variant["InstanceType"]
-            if deployment.stage == "Creating":
-                summary["CurrentInstanceCount"] = 0
-        variants.append(summary)
-    return {
-        "EndpointConfigName": deployment.config.name,
-        "StartTime": deployment.since,
-        "ProductionVariants": variants,
-    }
+    answer: dict[str, Any] = {"EndpointConfigName": deployment.config.name, "StartTime": deployment.since}
+    for member, variants in deployment.config.variants_by_member.items():
+        answer[member] = []
+        for variant in variants:
+            summary = _summary(endpoint, variant, models) | {"VariantStatus": [status]}
+            if "InstanceType" in variant:
+                summary["InstanceType"] = variant["InstanceType"]
+                if deployment.stage == "Creating":
+                    summary["CurrentInstanceCount"] = 0
+            answer[member].append(summary)
+    return answer
 
 
 def _summary(endpoint: Endpoint, variant: dict[str, Any], models: Models) -> dict[str, Any]:

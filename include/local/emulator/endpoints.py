@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from include.local.emulator import alarms
+from include.local.emulator.capture import Captures
 from include.local.emulator.deployments import Deployer, Deployment, Endpoint
 from include.local.emulator.descriptions import describe
 from include.local.emulator.errors import validation_error
@@ -18,6 +19,7 @@ from include.local.emulator.metrics import Metrics
 from include.local.emulator.models import EndpointConfig, Models
 from include.local.emulator.resources import Store, now
 from include.local.emulator.serving import Answer
+from include.local.emulator.sizes import resized, retained_sizes
 from include.local.emulator.traffic import Plan, plan_of
 from include.local.emulator.workers import Workers
 
@@ -59,8 +61,9 @@ class Endpoints:
         self._faults = faults
         self._deployer = Deployer(url, launcher, stop_grace_seconds, closing, faults)
         self._metrics = Metrics(url)
+        self._captures = Captures(url)
         self.store = Store(Endpoint, state)
-        self._invocations = Invocations(self.store, self._metrics)
+        self._invocations = Invocations(self.store, self._metrics, self._captures)
 
     def create(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """CreateEndpoint."""
@@ -87,9 +90,22 @@ class Endpoints:
             _refuse_update(endpoint)
             endpoint.last_deployment = given or endpoint.last_deployment
             endpoint.pending, endpoint.pending_since, endpoint.pending_by = config, now(), given
+            endpoint.pending_sizes = retained_sizes(request, endpoint.sizes, config)
             endpoint.deployment = deployment = endpoint.next_deployment(config, plan)
             endpoint.enter("Updating")
             self._run(endpoint, self._deployer.update, deployment)
+        return {"EndpointArn": endpoint.arn}
+
+    def resize(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
+        """UpdateEndpointWeightsAndCapacities."""
+        endpoint = self.store.get(region, request["EndpointName"])
+        self._touch(endpoint)
+        with endpoint.lock:
+            _refuse_update(endpoint)
+            assert endpoint.config is not None
+            sizes = resized(endpoint.sizes, request["DesiredWeightsAndCapacities"], endpoint.config)
+            endpoint.enter("Updating")
+            self._run(endpoint, self._deployer.resize, sizes)
         return {"EndpointArn": endpoint.arn}
 
     def delete(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +165,7 @@ class Endpoints:
         for endpoint in self.store:
             self._deployer.end(endpoint, 0)
         self._metrics.close()
+        self._captures.close()
 
     def _plan(
         self, region: str, deployment: Mapping[str, Any] | None, old: EndpointConfig, new: EndpointConfig
@@ -175,6 +192,7 @@ class Endpoints:
 
     def _delete(self, endpoint: Endpoint) -> None:
         self._deployer.delete(endpoint)
+        self._captures.flush()
         self.store.remove(endpoint.region, endpoint.name)
 
 

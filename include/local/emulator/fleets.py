@@ -8,17 +8,19 @@ import random
 import shutil
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from include.local.emulator import storage
 from include.local.emulator.archives import HostileArchiveError, extract
+from include.local.emulator.capture import CaptureRule, rule_of
 from include.local.emulator.errors import AwsError
 from include.local.emulator.metrics import Sample, Source
 from include.local.emulator.models import EndpointConfig, Model, Models
 from include.local.emulator.serving import ModelServer, UnhealthyServerError
+from include.local.emulator.shadow import Shadow
 
 _REASON_LENGTH = 1024
 _KEPT_SAMPLES = 20_000
@@ -52,12 +54,30 @@ class Variant:
 
 
 class Fleet:
-    """The servers of one endpoint config. Counts its requests: it can retire without losing one."""
+    """The servers of one endpoint config. Counts its requests: it can retire without losing one.
 
-    def __init__(self, variants: Sequence[Variant]) -> None:
+    Args:
+        variants: The production variants.
+        shadow: The shadow variant.
+        capture: What is kept of the requests.
+    """
+
+    def __init__(
+        self,
+        variants: Sequence[Variant],
+        shadow: Shadow | None = None,
+        capture: CaptureRule | None = None,
+    ) -> None:
         self.variants = tuple(variants)
+        self.shadow = shadow
+        self.capture = capture
         self._idle = threading.Condition()
         self._requests = 0
+
+    @property
+    def everything(self) -> tuple[Variant, ...]:
+        """The variants, the shadow's among them."""
+        return self.variants if self.shadow is None else (*self.variants, self.shadow.variant)
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
@@ -70,6 +90,11 @@ class Fleet:
             with self._idle:
                 self._requests -= 1
                 self._idle.notify_all()
+
+    def weigh(self, sizes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Gives variants other weights than their config's."""
+        for variant in self.everything:
+            variant.weight = float(sizes.get(variant.name, {}).get("DesiredWeight", variant.weight))
 
     def choose(self, target: str | None) -> Variant:
         """Returns the variant that answers: the wanted one, or one by weight.
@@ -89,7 +114,9 @@ class Fleet:
         """Ends the servers once their last request is answered, or the time for that is over."""
         with self._idle:
             self._idle.wait_for(lambda: self._requests == 0, drain_seconds)
-        for variant in self.variants:
+        if self.shadow is not None:
+            self.shadow.close()
+        for variant in self.everything:
             variant.server.end(grace_seconds)
 
 
@@ -179,12 +206,12 @@ class Launcher:
         shutil.rmtree(place, ignore_errors=True)  # of an earlier run of the emulator
         started: list[Variant] = []
         try:
-            for variant in config.variants:
+            for variant in (*config.variants, *config.shadows):
                 source = Source(region, endpoint, variant["VariantName"], config.name)
                 started.append(self._start(source, variant, place / source.variant))
             for each in started:
                 self._wait_healthy(each)
-            return Fleet(started), None
+            return _fleet(config, started), None
         except Exception as error:
             for each in started:
                 each.server.end(self._grace)
@@ -245,3 +272,9 @@ class Launcher:
                 f"The primary container for production variant {variant.name} did not pass the ping health "
                 f"check. Please check CloudWatch logs for this endpoint. {error}"
             ) from error
+
+
+def _fleet(config: EndpointConfig, started: Sequence[Variant]) -> Fleet:
+    variants = started[: len(config.variants)]
+    shadow = Shadow(started[-1], variants[0]) if config.shadows else None
+    return Fleet(variants, shadow, rule_of(config))

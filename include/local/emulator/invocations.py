@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
+import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 
+from include.local.emulator.capture import CaptureRule, Captures, Request
 from include.local.emulator.deployments import Endpoint
 from include.local.emulator.errors import AwsError
 from include.local.emulator.fleets import Fleet, Variant
@@ -15,7 +18,8 @@ from include.local.emulator.resources import ACCOUNT_ID, Store
 from include.local.emulator.serving import CUSTOM_ATTRIBUTES, Answer
 
 MAX_BODY_BYTES = 6 * 1024**2
-_PASSED_TO_MODEL = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES)
+INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
+_PASSED_TO_MODEL = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES, INFERENCE_ID)
 
 
 class Invocations:
@@ -24,11 +28,13 @@ class Invocations:
     Args:
         store: The endpoints.
         metrics: Where each request is counted.
+        captures: Where what is to be kept is kept.
     """
 
-    def __init__(self, store: Store[Endpoint], metrics: Metrics) -> None:
+    def __init__(self, store: Store[Endpoint], metrics: Metrics, captures: Captures) -> None:
         self._store = store
         self._metrics = metrics
+        self._captures = captures
 
     def invoke(self, region: str, name: str, body: bytes, headers: Mapping[str, str]) -> tuple[str, Answer]:
         """InvokeEndpoint.
@@ -48,18 +54,29 @@ class Invocations:
         started = time.perf_counter()
         if len(body) > MAX_BODY_BYTES:
             raise AwsError("ValidationError", f"Request {len(body)} bytes is too large.", 413)
-        passed = {name: headers[name] for name in _PASSED_TO_MODEL if headers.get(name)}
+        request = Request(
+            body=body,
+            headers={name: headers[name] for name in _PASSED_TO_MODEL if headers.get(name)},
+            inference_id=headers.get(INFERENCE_ID, ""),
+            event_id=str(uuid.uuid4()),
+            at=time.time(),
+        )
         with self._live_fleet(region, name) as fleet:
             variant = fleet.choose(headers.get("X-Amzn-SageMaker-Target-Variant"))
-            answer = self._ask(variant, body, passed, started)
+            rule = fleet.capture if fleet.capture is not None and fleet.capture.takes() else None
+            answer = self._ask(variant, request, rule, started)
+            if fleet.shadow is not None and fleet.shadow.takes():
+                fleet.shadow.offer(partial(self._ask, fleet.shadow.variant, request, rule, None))
         if answer.status >= 400:
             raise _model_error(answer.status, answer.body.decode("utf-8", errors="replace"))
         return variant.name, answer
 
-    def _ask(self, variant: Variant, body: bytes, headers: Mapping[str, str], started: float) -> Answer:
+    def _ask(
+        self, variant: Variant, request: Request, rule: CaptureRule | None, started: float | None
+    ) -> Answer:
         sent, status = time.perf_counter(), 503
         try:
-            answer = variant.server.invoke(body, headers)
+            answer = variant.server.invoke(request.body, request.headers)
             status = answer.status
         except TimeoutError as error:
             status = 504
@@ -68,9 +85,12 @@ class Invocations:
             raise AwsError("ServiceUnavailable", f"The model server is gone: {error}", 503) from error
         finally:
             model = time.perf_counter() - sent
-            sample = Sample(time.time(), status, model * 1e6, (sent - started) * 1e6)
+            overhead = 0.0 if started is None else sent - started
+            sample = Sample(time.time(), status, model * 1e6, overhead * 1e6)
             variant.samples.append(sample)
             self._metrics.record(variant.source, sample)
+        if rule is not None and answer.status < 400:
+            self._captures.keep(rule, variant.source, request, answer)
         return answer
 
     @contextlib.contextmanager

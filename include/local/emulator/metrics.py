@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from include.local.emulator import storage
-from include.local.emulator.workers import Ticker
+from include.local.emulator.workers import Ticker, drain
 
 NAMESPACE = "AWS/SageMaker"
 _FLUSH_SECONDS = 1.0
@@ -70,8 +70,7 @@ class Metrics:
     def flush(self) -> None:
         """Publishes what has been gathered."""
         gathered: dict[Source, list[Sample]] = defaultdict(list)
-        while self._samples:
-            source, sample = self._samples.popleft()
+        for source, sample in drain(self._samples):
             gathered[source].append(sample)
         by_region: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for source, samples in gathered.items():

@@ -46,6 +46,18 @@ class EndpointConfig(Resource):
         variants: list[dict[str, Any]] = self.request["ProductionVariants"]
         return variants
 
+    @property
+    def shadows(self) -> list[dict[str, Any]]:
+        """The shadow variants: none, or one."""
+        shadows: list[dict[str, Any]] = self.request.get("ShadowProductionVariants", [])
+        return shadows
+
+    @property
+    def variants_by_member(self) -> dict[str, list[dict[str, Any]]]:
+        """Every kind of variants that it has, by the API's name for the kind."""
+        found = {"ProductionVariants": self.variants, "ShadowProductionVariants": self.shadows}
+        return {member: variants for member, variants in found.items() if variants}
+
 
 class Models:
     """The operations on models and endpoint configs.
@@ -95,18 +107,29 @@ class Models:
 
     def create_config(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """CreateEndpointConfig."""
-        names = [variant["VariantName"] for variant in request["ProductionVariants"]]
+        self._check_variants(region, request)
+        config = EndpointConfig(request["EndpointConfigName"], region, request)
+        self.configs.add(config)
+        return {"EndpointConfigArn": config.arn}
+
+    def _check_variants(self, region: str, request: dict[str, Any]) -> None:
+        production, shadows = request["ProductionVariants"], request.get("ShadowProductionVariants", [])
+        variants = [*production, *shadows]
+        names = [variant["VariantName"] for variant in variants]
         if len(set(names)) < len(names):
-            raise validation_error("Production variant names must be unique.")
-        for variant in request["ProductionVariants"]:
+            raise validation_error("Variant names must be unique.")
+        for variant in variants:
             if "ModelName" not in variant:
                 raise validation_error("ModelName is required in each production variant.")
             if ("InstanceType" in variant) == ("ServerlessConfig" in variant):
                 raise validation_error("A variant needs exactly one of InstanceType and ServerlessConfig.")
-            self.models.get(region, variant["ModelName"])
-        config = EndpointConfig(request["EndpointConfigName"], region, request)
-        self.configs.add(config)
-        return {"EndpointConfigArn": config.arn}
+        if shadows and (len(production), len(shadows)) != (1, 1):
+            raise validation_error(
+                "ShadowProductionVariants takes one shadow variant, beside exactly one production variant."
+            )
+        used = [self.models.get(region, variant["ModelName"]) for variant in variants]
+        if any("ServerlessConfig" in variant for variant in variants):
+            _check_serverless(request, variants, used)
 
     def describe_config(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """DescribeEndpointConfig."""
@@ -130,6 +153,20 @@ class Models:
                 "CreationTime": item.created,
             },
         )
+
+
+def _check_serverless(request: dict[str, Any], variants: list[dict[str, Any]], used: list[Model]) -> None:
+    """Refuses what serverless inference does not have."""
+    if len(variants) > 1:
+        raise validation_error("An endpoint configuration with ServerlessConfig has exactly one variant.")
+    if "InitialInstanceCount" in variants[0]:
+        raise validation_error("InitialInstanceCount cannot be specified with ServerlessConfig.")
+    for member in ("DataCaptureConfig", "AsyncInferenceConfig", "VpcConfig"):
+        if member in request:
+            raise validation_error(f"{member} is not supported for serverless endpoints.")
+    for member in ("VpcConfig", "EnableNetworkIsolation"):
+        if any(model.request.get(member) for model in used):
+            raise validation_error(f"Models with {member} are not supported for serverless endpoints.")
 
 
 def _data_uri(container: dict[str, Any]) -> str:

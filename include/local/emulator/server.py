@@ -288,6 +288,8 @@ class Application:
         }
         if target := environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_VARIANT"):
             headers["X-Amzn-SageMaker-Target-Variant"] = target
+        if inference_id := environ.get("HTTP_X_AMZN_SAGEMAKER_INFERENCE_ID"):
+            headers["X-Amzn-SageMaker-Inference-Id"] = inference_id
         variant, answer = self._sagemaker.endpoints.invoke(_region(environ), name, body, headers)
         theirs = {key.lower(): value for key, value in answer.headers.items()}
         extra = [("x-Amzn-Invoked-Production-Variant", variant)]

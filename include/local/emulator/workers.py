@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from include.local.emulator.errors import AwsError
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -77,3 +80,13 @@ class Ticker:
                 self._work()
             except Exception:  # what goes on in the background may fail once, not for good
                 log.exception("%s", self._thread.name)
+
+
+def drain(queue: deque[T]) -> Iterator[T]:
+    """Takes out and yields what other threads have put in, the oldest first."""
+    while True:
+        try:
+            item = queue.popleft()
+        except IndexError:
+            return
+        yield item
