@@ -91,6 +91,15 @@ def test_a_job_trains_and_brings_everything_back(cloud: Cloud) -> None:
     steps = job["SecondaryStatusTransitions"]
     states = ["Starting", "Pending", "Downloading", "Training", "Uploading", "Completed"]
     assert [step["Status"] for step in steps] == states
+    assert [step["StatusMessage"] for step in steps] == [
+        "Starting the training job",
+        "Preparing the instances for training",
+        "Downloading input data",
+        "Training image download completed. Training in progress.",
+        "Uploading generated training model",
+        "Training job completed",
+    ]
+    assert job["LastModifiedTime"] == steps[-1]["StartTime"] == job["TrainingEndTime"]
     assert all(one["EndTime"] == two["StartTime"] for one, two in zip(steps, steps[1:], strict=False))
     assert job["CreationTime"] <= job["TrainingStartTime"] <= job["TrainingEndTime"]
     assert job["BillableTimeInSeconds"] == job["TrainingTimeInSeconds"] >= 1

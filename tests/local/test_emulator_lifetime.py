@@ -27,7 +27,7 @@ def running(tmp_path: Path, root: Path) -> Iterator[tuple[subprocess.Popen[str],
         [
             *(sys.executable, "-m", "include.local.emulator", "--port", "0"),
             *("--state-dir", str(tmp_path / "state"), "--ml-python", sys.executable),
-            *("--ready-file", str(ready)),
+            *("--ready-file", str(ready), "--faults"),
         ],
         cwd=root,
         stdout=subprocess.PIPE,
@@ -42,6 +42,7 @@ def running(tmp_path: Path, root: Path) -> Iterator[tuple[subprocess.Popen[str],
         assert told == {"url": line.split()[1], "pid": process.pid}
         cloud = Cloud(told["url"], tmp_path / "state", clients_of(told["url"]))
         cloud.s3.create_bucket(Bucket=BUCKET)
+        assert cloud.faults() == []
         yield process, cloud
     finally:
         process.kill()

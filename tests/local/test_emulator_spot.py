@@ -96,7 +96,7 @@ def test_checkpoints_are_on_s3_while_the_job_runs(cloud: Cloud) -> None:
     prefix, kept = _kept(cloud)
     request = cloud.job_request(GOES_ON, CheckpointConfig=kept)
     cloud.sagemaker.create_training_job(**request)
-    eventually(lambda: _keys(cloud, prefix) == ["epoch-1"], 5)
+    eventually(lambda: _keys(cloud, prefix) == ["epoch-1"])
     cloud.sagemaker.stop_training_job(TrainingJobName=request["TrainingJobName"])
     assert cloud.finished(request["TrainingJobName"])["TrainingJobStatus"] == "Stopped"
     assert sorted(_keys(cloud, prefix)) == ["at-term", "epoch-1"]
