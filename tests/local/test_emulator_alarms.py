@@ -173,6 +173,15 @@ def test_a_model_that_fails_trips_its_alarm_and_is_rolled_back(cloud: Cloud) -> 
     assert _state(cloud, alarm) == "OK"
 
 
+def test_an_alarm_ends_once_what_it_saw_is_over(cloud: Cloud) -> None:
+    name = cloud.endpoint("good", instances=2)
+    alarm = _make_alarm(cloud, name, Period=1)
+    with Shop(cloud, name, tolerant=True):
+        _update(cloud, name, cloud.config("status 500", instances=2), alarm)
+        assert alarm in cloud.settled(name)["FailureReason"]
+    eventually(lambda: _state(cloud, alarm) == "OK")
+
+
 def test_an_alarm_set_by_hand_rolls_back_without_a_failed_request(cloud: Cloud) -> None:
     name = cloud.endpoint("good", instances=2)
     alarm = _make_alarm(cloud, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -65,6 +66,29 @@ def in_alarm(url: str, region: str, names: Sequence[str], answered: Answered) ->
     ]
 
 
+def end_later(url: str, region: str, names: Sequence[str], closing: threading.Event) -> None:
+    """Ends what an update set off, once it is older than what the alarms look at, as CloudWatch would.
+
+    Args:
+        url: Address of the emulator.
+        region: Region of the alarms.
+        names: Their names.
+        closing: Set where the emulator ends.
+    """
+    ours = [each for each in _described(url, region, names) if each["StateValue"] == "ALARM" and _ours(each)]
+    if not ours:
+        return
+
+    def end() -> None:
+        if closing.wait(max(alarm["Period"] * alarm["EvaluationPeriods"] for alarm in ours)):
+            return
+        for alarm in ours:
+            quiet = "OK" if alarm.get("TreatMissingData") == "notBreaching" else "INSUFFICIENT_DATA"
+            _write(url, region, alarm, quiet, "Nothing has been seen since.")
+
+    threading.Thread(target=end, daemon=True, name="alarms").start()
+
+
 def _described(url: str, region: str, names: Sequence[str]) -> list[dict[str, Any]]:
     if not names:
         return []
@@ -74,22 +98,30 @@ def _described(url: str, region: str, names: Sequence[str]) -> list[dict[str, An
 
 def _state(url: str, region: str, alarm: Mapping[str, Any], answered: Answered) -> str:
     told = str(alarm["StateValue"])
-    by_hand = json.loads(alarm.get("StateReasonData") or "{}").get("evaluatedBy") != _MARK["evaluatedBy"]
-    if told == "ALARM" and by_hand:
+    if told == "ALARM" and not _ours(alarm):
         return told
     wanted = {each["Name"]: each["Value"] for each in alarm.get("Dimensions", [])}
     samples = [sample for source, found in answered if wanted in dimensions(source) for sample in found]
     found = evaluate(alarm, samples, time.time())
     if found is None or found == told:
         return told
+    reason = f"Threshold {alarm['ComparisonOperator']} {alarm['Threshold']:g}, "
+    _write(url, region, alarm, found, f"{reason}{len(samples)} requests seen during the update.")
+    return found
+
+
+def _ours(alarm: Mapping[str, Any]) -> bool:
+    told: object = json.loads(alarm.get("StateReasonData") or "{}").get("evaluatedBy")
+    return told == _MARK["evaluatedBy"]
+
+
+def _write(url: str, region: str, alarm: Mapping[str, Any], state: str, reason: str) -> None:
     storage.client("cloudwatch", url, region).set_alarm_state(
         AlarmName=alarm["AlarmName"],
-        StateValue=found,
-        StateReason=f"Threshold {alarm['ComparisonOperator']} {alarm['Threshold']:g}, "
-        f"{len(samples)} requests seen during the update.",
+        StateValue=state,
+        StateReason=reason,
         StateReasonData=json.dumps(_MARK),
     )
-    return found
 
 
 def evaluate(alarm: Mapping[str, Any], samples: Sequence[Sample], now: float) -> str | None:

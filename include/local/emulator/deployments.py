@@ -205,6 +205,7 @@ class Deployer:
             return  # whoever closes ends both fleets
         if reason is not None:
             self._roll_back(endpoint, deployment, blue, green, reason, fault)
+            alarms.end_later(self._url, endpoint.region, deployment.plan.alarms, self._closing)
             return
         with endpoint.lock:
             endpoint.config, endpoint.sizes = deployment.config, endpoint.pending_sizes
