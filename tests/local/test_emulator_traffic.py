@@ -74,9 +74,15 @@ def test_waits_limit_and_alarms_are_those_of_the_request() -> None:
         ({"RollingUpdatePolicy": {}}, _config(), "use a BlueGreenUpdatePolicy"),
         ({"AutoRollbackConfiguration": {"Alarms": [{}]}}, _config(), "AlarmName is required"),
         (
-            _shift("LINEAR", 300, percent=50, MaximumExecutionTimeoutInSeconds=600),
+            _shift(
+                "LINEAR",
+                200,
+                percent=30,
+                TerminationWaitInSeconds=50,
+                MaximumExecutionTimeoutInSeconds=650,
+            ),
             _config(),
-            r"must be larger than the total waiting time.*\(600\)",
+            r"must be larger than the total waiting time.*\(650\)",
         ),
         (
             {
@@ -159,7 +165,7 @@ def test_linear_steps_and_a_retained_deployment_config(cloud: Cloud) -> None:
         return bool(told["EndpointStatus"] == "InService")
 
     with Shop(cloud, name, clients=1):
-        _update(cloud, name, config, _shift("LINEAR", 1, percent=50))
+        _update(cloud, name, config, _shift("LINEAR", 1, percent=50, TerminationWaitInSeconds=1))
         eventually(done)
         assert [share.split("%")[0] for share in shares] == ["0", "50", "100"]
         shares.clear()

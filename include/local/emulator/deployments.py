@@ -240,9 +240,9 @@ class Deployer:
             if fault is not None:
                 self._closing.wait(fault.seconds)
                 return fault.reason or f"The deployment went wrong ({fault.event}), as a fault rule asks."
-            if reason := self._bake(plan.wait, look):
+            if reason := self._bake(plan.wait if share < 1 else plan.termination_wait, look):
                 return reason
-        return self._bake(plan.termination_wait, look)
+        return None
 
     def _watch(
         self, endpoint: Endpoint, deployment: Deployment, blue: Routes, green: Fleet

@@ -18,8 +18,8 @@ class Plan:
 
     Attributes:
         shares: Share of the traffic that the new fleet has in each step; the last is 1.
-        wait: Seconds for which each step bakes.
-        termination_wait: Seconds after the last step before the old fleet ends.
+        wait: Seconds for which each step bakes, but the last.
+        termination_wait: Seconds for which the last bakes, before the old fleet ends.
         timeout: Seconds after which the update is rolled back; None for no limit.
         alarms: CloudWatch alarms that roll it back.
     """
@@ -59,7 +59,7 @@ def plan_of(deployment: Mapping[str, Any] | None, old: EndpointConfig, new: Endp
         timeout=policy.get("MaximumExecutionTimeoutInSeconds"),
         alarms=alarms,
     )
-    total = len(plan.shares) * plan.wait + plan.termination_wait
+    total = (len(plan.shares) - 1) * plan.wait + plan.termination_wait
     if plan.timeout is not None and plan.timeout <= total:
         raise validation_error(
             f"MaximumExecutionTimeoutInSeconds ({plan.timeout}) must be larger than the total waiting time "
