@@ -16,11 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from moto.moto_api._internal.models import moto_api_backend
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
+from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from include.local.emulator import calls
@@ -32,6 +28,7 @@ from include.local.emulator.faults import DROP, Faults
 from include.local.emulator.faults import ROUTE as FAULTS_ROUTE
 from include.local.emulator.jobs import TrainingJobs
 from include.local.emulator.models import Models
+from include.local.emulator.moto_state import KeptMoto
 from include.local.emulator.registry import Registry
 from include.local.emulator.storage import ACCESS_KEY
 from include.local.emulator.tuning import TuningJobs
@@ -64,7 +61,8 @@ class Emulator:
     """AWS on loopback. A context manager; moto keeps its state per process, so there is one at a time.
 
     Args:
-        state_dir: Where jobs and endpoints have their folders.
+        state_dir: Where jobs and endpoints have their folders, and where everything is found again that an
+            emulator before this one had when it ended, however it ended.
         ml_python: Interpreter of training scripts and model servers.
         port: Port, 0 for any free one.
         server_command: Model server without its `--model-dir` and `--port`; by default ours, run by
@@ -164,7 +162,9 @@ class Emulator:
             listener.bind((HOST, self._wanted_port))
             listener.listen(128)
             url = f"http://{HOST}:{listener.getsockname()[1]}"
-            state: Path | None = None  # to be on disk together with the objects that it speaks of
+            moto = KeptMoto(self._state_dir)
+            moto.load()
+            state = self._state_dir / "sagemaker"
             models = Models(url, state)
             jobs = TrainingJobs(
                 url, self._state_dir / "jobs", self._ml_python, self._grace, self.faults, state
@@ -183,7 +183,7 @@ class Emulator:
             self._server = make_server(
                 HOST,
                 listener.getsockname()[1],
-                Application(self._sagemaker, self.faults, control_route=self._control_route),
+                Application(self._sagemaker, moto, self.faults, control_route=self._control_route),
                 threaded=True,
                 request_handler=_QuietHandler,
                 fd=listener.fileno(),
@@ -199,16 +199,17 @@ class Application:
     """The WSGI application.
 
     Args:
-        sagemaker: Our part; moto's comes by itself.
+        sagemaker: Our part.
+        moto: The rest.
         faults: What goes wrong on demand.
         control_route: Whether the faults can be set by requests.
     """
 
-    def __init__(self, sagemaker: SageMaker, faults: Faults, *, control_route: bool) -> None:
+    def __init__(self, sagemaker: SageMaker, moto: KeptMoto, faults: Faults, *, control_route: bool) -> None:
         self._sagemaker = sagemaker
         self._faults = faults
         self._control_route = control_route
-        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._moto = moto
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answers a request."""
@@ -232,8 +233,7 @@ class Application:
             return _reply_error(
                 start_response, AwsError("InternalFailure", f"{type(error).__name__}: {error}", 500)
             )
-        answer: Iterable[bytes] = self._moto(environ, start_response)
-        return answer
+        return self._moto(environ, start_response)
 
     def _set_faults(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
@@ -273,8 +273,7 @@ class Application:
         answer = self._sagemaker.answer(name, _region(environ), request)
         if answer is None:
             environ["wsgi.input"] = io.BytesIO(body)
-            delegated: Iterable[bytes] = self._moto(environ, start_response)
-            return delegated
+            return self._moto(environ, start_response)
         return _reply(start_response, 200, json.dumps(answer, allow_nan=False).encode(), _CONTROL_TYPE)
 
     def _invoke(self, name: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -1,0 +1,86 @@
+"""moto with a memory: what its services hold is on disk before a client is told that it is there."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from include.local.emulator.buckets import Buckets
+from include.local.emulator.calls import signature
+from include.local.emulator.journal import Journal, is_kept
+
+_HOSTED = re.compile(r"(.+)\.localhost(:\d+)?")
+_READS = ("GET", "HEAD", "OPTIONS")
+Environ = dict[str, Any]
+
+
+class KeptMoto:
+    """The WSGI application of moto's services.
+
+    S3 is written through; the other services' changes are few and small, and are done again at a start.
+
+    Args:
+        folder: Where `s3/` and `journal.jsonl` lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._buckets = Buckets(folder / "s3")
+        self._journal = Journal(folder / "journal.jsonl", self._moto)
+
+    def load(self) -> None:
+        """Makes moto, which must be empty, what it was when an emulator last ended."""
+        self._journal.replay()
+        # Then S3: a stack that was made again has made its buckets, and their settings may be others by now.
+        self._buckets.load()
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answers a request."""
+        service = signature(environ).service
+        if service == "s3" or not (service or "HTTP_X_AMZ_TARGET" in environ):
+            return self._s3(environ, start_response)
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        if not is_kept(environ, body):
+            return self._answer(environ, start_response)
+        answer = self._journal.answer(environ, start_response, body)
+        self._buckets.settings_written()  # a stack may have made a bucket
+        return answer
+
+    def _s3(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in _READS:
+            return self._answer(environ, start_response)
+        told: list[Any] = []
+        answer = self._answer(environ, lambda *started: told.extend(started))
+        if told[0] < "300":
+            self._write(environ)
+        start_response(*told)
+        return answer
+
+    def _write(self, environ: Environ) -> None:
+        bucket, key = bucket_and_key(environ)
+        if key:
+            self._buckets.written(bucket, key)
+        else:
+            self._buckets.settings_written()
+            if environ["REQUEST_METHOD"] == "POST":  # DeleteObjects names its keys in the body, as forms do
+                self._buckets.bucket_written(bucket)
+
+    def _answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        answer: Iterable[bytes] = self._moto(environ, start_response)
+        return answer
+
+
+def bucket_and_key(environ: Environ) -> tuple[str, str]:
+    """Returns what an S3 request is about, as moto reads its address; each may be empty."""
+    path = unquote(str(environ.get("RAW_URI") or environ["PATH_INFO"]).split("?", 1)[0])
+    if match := _HOSTED.fullmatch(environ.get("HTTP_HOST", "")):
+        return match[1].split(".")[0], path.removeprefix("/")
+    bucket, _, key = path.removeprefix("/").partition("/")
+    return bucket, key
