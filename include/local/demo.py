@@ -16,7 +16,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -213,6 +213,8 @@ def print_report(result: dict[str, Any]) -> None:
     _say(f"\n  {'':<16}" + "".join(f"{name:>14}" for name in names))
     for name, row in {"this model": result["metrics"], **result["baselines"]}.items():
         _say(f"  {name:<16}" + "".join(f"{row[m]:>14.4f}" if m in row else f"{'':>14}" for m in names))
+    if moment := result["trained_before"]:
+        _say(f"\n  not trained anew: the same data, code and settings were trained on at {moment}")
     _say(f"\n  verdict: {'APPROVED' if verdict['approved'] else 'REJECTED'}")
     for check in verdict["checks"]:
         if check["status"] == "failed":
@@ -223,6 +225,16 @@ def print_report(result: dict[str, Any]) -> None:
         _say(f"\n  someone looked at {', '.join(map(_short, answer['session'][-4:]))}")
         _say(f"    recommended     {', '.join(map(_short, answer['skus']))}   ({answer['milliseconds']} ms)")
     _say("\n  seconds: " + ", ".join(f"{step} {took:.0f}" for step, took in result["seconds"].items()))
+
+
+def trained_before(sagemaker: Any, job_name: str, began: datetime) -> str | None:
+    """Returns when a training job was created, None where that was not before a run began.
+
+    A job is named after data, code and settings: the emulator still has those of earlier demos, and a run
+    with the same takes the finished job, its artefact and its measurements.
+    """
+    created: datetime = sagemaker.describe_training_job(TrainingJobName=job_name)["CreationTime"]
+    return created.isoformat(" ", "seconds") if created < began else None
 
 
 def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any], build: Path) -> dict[str, Any]:
@@ -237,6 +249,7 @@ def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any], build: Path)
         "end_date": last.isoformat(),
         "tenant": landed["tenant"],
     }
+    began = datetime.now(UTC)
     run_id, state = run_dag(api, PIPELINE_DAG, conf)
     snapshot = api.result(PIPELINE_DAG, run_id, "export.export_snapshot")
     verdict = api.result(PIPELINE_DAG, run_id, "gate.gate_model")
@@ -244,8 +257,10 @@ def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any], build: Path)
     rejected = verdict is not None and not verdict["approved"]
     if not rejected and (state != "success" or verdict is None or live is None):
         raise failure(api, PIPELINE_DAG, run_id, "The pipeline did not get to its end.")
+    trained = api.result(PIPELINE_DAG, run_id, "train.train_model")
     result = {
         "run_id": run_id,
+        "trained_before": trained_before(_aws("sagemaker", stack), trained["job_name"], began),
         "snapshot_id": snapshot["snapshot_id"],
         "verdict": verdict,
         "metrics": verdict["metrics"],
@@ -256,7 +271,6 @@ def pipeline(stack: Stack, api: AirflowApi, landed: dict[str, Any], build: Path)
         "seconds": seconds_per_step(api.tasks(PIPELINE_DAG, run_id)),
     }
     if live is not None:
-        trained = api.result(PIPELINE_DAG, run_id, "train.train_model")
         sessions = sessions_of_test_set(stack, trained["evaluation_uri"])
         result["recommendations"] = recommend(stack, live["endpoint_name"], sessions)
     if verdict["card_uri"]:

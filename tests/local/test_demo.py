@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,16 @@ def test_exit_status_tells_bad_input_from_a_fault(task_id: str, reason: str, sta
     error = demo.failure(FailedRun(task_id, reason), "dag", "run", "It failed.")  # type: ignore[arg-type]
     assert error.status == status
     assert reason in str(error)
+
+
+class OneJob:
+    """A SageMaker with one job."""
+
+    def describe_training_job(self, **_: str) -> dict[str, datetime]:
+        return {"CreationTime": datetime(2026, 1, 2, 3, tzinfo=UTC)}
+
+
+@pytest.mark.parametrize(("second", "told"), [(1, "2026-01-02 03:00:00+00:00"), (0, None)])
+def test_a_job_of_an_earlier_demo_is_told(second: int, told: str | None) -> None:
+    began = datetime(2026, 1, 2, 3, 0, second, tzinfo=UTC)
+    assert demo.trained_before(OneJob(), "job", began) == told

@@ -6,14 +6,15 @@ import contextlib
 import hashlib
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import ClientError
 
 from tests.local.cloud import BUCKET, ROLE, Cloud, clients_of, eventually
 
@@ -40,127 +41,179 @@ while begun == 0:
 (pathlib.Path(os.environ["SM_MODEL_DIR"]) / "weights").write_text(str(begun))
 """
 BIG = bytes(range(256)) * 4096 * 11  # 11 MiB: three parts
-Killed = Callable[[], Cloud]
+PARTS = TransferConfig(multipart_threshold=5 * 1024**2, multipart_chunksize=5 * 1024**2)
+RULES = [{"ID": "r", "Status": "Enabled", "Prefix": "tmp/", "Expiration": {"Days": 3}}]
+POLICY = '{"Version": "2012-10-17", "Statement": []}'
+KEYS = ("plain", "größe/ä b+c%2F.csv", "a//b", "x" * 1000, "empty", "overwritten", "copied")
+OBJECTS = "object-bucket"
 
 
-@pytest.fixture
-def start(tmp_path: Path, root: Path, fake_model_server: Path) -> Iterator[Killed]:
-    """Starts an emulator, after killing the one before."""
-    processes: list[subprocess.Popen[str]] = []
+class Machine:
+    """Runs one emulator after the other on a folder; each is killed before the next starts."""
 
-    def kill_and_start() -> Cloud:
-        for process in processes:
-            process.kill()
-            process.wait()
-        command = [sys.executable, "-c", DRIVER, str(tmp_path / "state"), str(fake_model_server)]
-        processes.append(subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True))
-        assert processes[-1].stdout is not None
-        url = processes[-1].stdout.readline().strip()
-        return Cloud(url, tmp_path / "state", clients_of(url))
+    def __init__(self, folder: Path, root: Path, model_server: Path) -> None:
+        self.state = folder / "state"
+        self._root, self._model_server = root, model_server
+        self._process: subprocess.Popen[str] | None = None
 
-    yield kill_and_start
-    for process in processes:
-        process.kill()
-        process.wait()
+    def start(self) -> Cloud:
+        self.kill()
+        command = [sys.executable, "-c", DRIVER, str(self.state), str(self._model_server)]
+        self._process = subprocess.Popen(command, cwd=self._root, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        url = self._process.stdout.readline().strip()
+        return Cloud(url, self.state, clients_of(url))
 
-
-def _started(start: Killed) -> Cloud:
-    cloud = start()
-    cloud.s3.create_bucket(Bucket=BUCKET)
-    return cloud
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
-def _described(s3: Any, key: str, **version: str) -> dict[str, Any]:
-    answer = s3.get_object(Bucket=BUCKET, Key=key, **version)
-    answer["Body"] = hashlib.sha256(answer["Body"].read()).hexdigest()
-    names = ("Body", "ETag", "LastModified", "ContentType", "ContentLength", "Metadata", "TagCount")
-    return {name: answer.get(name) for name in names}
+@dataclass
+class Kept:
+    """What an emulator told before it was killed, and the next one."""
+
+    cloud: Cloud
+    told: dict[str, Any] = field(default_factory=dict)
 
 
-def test_objects_are_as_they_were(start: Killed) -> None:
-    cloud = _started(start)
-    s3 = cloud.s3
-    keys = ["plain", "größe/ä b+c%2F.csv", "a//b", "x" * 1000, "empty", "overwritten", "copied"]
-    for key in keys:
+@pytest.fixture(scope="module")
+def machine(
+    tmp_path_factory: pytest.TempPathFactory, root: Path, fake_model_server: Path
+) -> Iterator[Machine]:
+    machine = Machine(tmp_path_factory.mktemp("machine"), root, fake_model_server)
+    yield machine
+    machine.kill()
+
+
+@pytest.fixture(scope="module")
+def kept(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """Fills an emulator, kills it while a client writes, and starts the next one."""
+    cloud = machine.start()
+    for bucket in (BUCKET, OBJECTS):
+        cloud.s3.create_bucket(Bucket=bucket)
+    big = tmp_path_factory.mktemp("big") / "big"
+    big.write_bytes(BIG)
+    told = {
+        **_fill_objects(cloud.s3, big),
+        **_fill_buckets(cloud.s3),
+        **_fill_others(cloud),
+        **_fill_registry(cloud),
+        **_fill_endpoints(cloud),
+        **_fill_jobs(cloud),
+    }
+    written: list[str] = []
+
+    def write() -> None:
+        with contextlib.suppress(Exception):  # the kill
+            for number in range(10_000):
+                cloud.put(f"n/{number}", str(number).encode() * 100)
+                written.append(f"n/{number}")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    eventually(lambda: len(written) > 30)
+    machine.kill()
+    thread.join()
+    return Kept(machine.start(), {**told, "written": written})
+
+
+def _fill_objects(s3: Any, big: Path) -> dict[str, Any]:
+    for key in KEYS:
         s3.put_object(
-            Bucket=BUCKET,
+            Bucket=OBJECTS,
             Key=key,
             Body=b"" if key == "empty" else key.encode(),
             ContentType="text/csv",
             Metadata={"rows": "7"},
             Tagging="a=1&b=2",
         )
-    s3.put_object(Bucket=BUCKET, Key="overwritten", Body=b"second")
-    s3.copy_object(Bucket=BUCKET, Key="copied", CopySource={"Bucket": BUCKET, "Key": "plain"})
-    s3.put_object_tagging(Bucket=BUCKET, Key="plain", Tagging={"TagSet": [{"Key": "c", "Value": "3"}]})
+    s3.put_object(Bucket=OBJECTS, Key="overwritten", Body=b"second")
+    s3.copy_object(Bucket=OBJECTS, Key="copied", CopySource={"Bucket": OBJECTS, "Key": "plain"})
+    s3.put_object_tagging(Bucket=OBJECTS, Key="plain", Tagging={"TagSet": [{"Key": "c", "Value": "3"}]})
     for key in ("one", "two", "three"):
-        s3.put_object(Bucket=BUCKET, Key=f"gone/{key}", Body=b"x" * 1000)
-    s3.delete_object(Bucket=BUCKET, Key="gone/one")
-    s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "gone/two"}, {"Key": "gone/three"}]})
-    before = {key: _described(s3, key) for key in keys}
-    listed = s3.list_objects_v2(Bucket=BUCKET)["Contents"]
-
-    s3 = start().s3
-    assert s3.list_objects_v2(Bucket=BUCKET)["Contents"] == listed
-    assert {key: _described(s3, key) for key in keys} == before
-    assert s3.get_object_tagging(Bucket=BUCKET, Key="plain")["TagSet"] == [{"Key": "c", "Value": "3"}]
-    assert before["plain"]["Metadata"] == {"rows": "7"}
-    # Each living key has one file of bytes: what was deleted or overwritten takes no room.
-    files = list((cloud.state_dir / "s3" / BUCKET / "data").iterdir())
-    assert len(files) == len(keys)
-    s3.put_object(Bucket=BUCKET, Key="after", Body=b"and it goes on")
-    s3.delete_object(Bucket=BUCKET, Key="plain")
-    s3 = start().s3
-    assert _described(s3, "after")["ContentLength"] == 14
-    with pytest.raises(ClientError, match="404"):
-        s3.head_object(Bucket=BUCKET, Key="plain")
+        s3.put_object(Bucket=OBJECTS, Key=f"gone/{key}", Body=b"x" * 1000)
+    s3.delete_object(Bucket=OBJECTS, Key="gone/one")
+    s3.delete_objects(Bucket=OBJECTS, Delete={"Objects": [{"Key": "gone/two"}, {"Key": "gone/three"}]})
+    s3.upload_file(str(big), OBJECTS, "big", Config=PARTS)
+    s3.create_bucket(Bucket="versions")
+    s3.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
+    first = s3.put_object(Bucket="versions", Key="v", Body=b"first")["VersionId"]
+    s3.put_object(Bucket="versions", Key="v", Body=b"second")
+    s3.delete_object(Bucket="versions", Key="v")
+    return {
+        "objects": {key: _described(s3, key) for key in (*KEYS, "big")},
+        "listed": s3.list_objects_v2(Bucket=OBJECTS)["Contents"],
+        "versions": _versions(s3),
+        "first": first,
+    }
 
 
-def test_multipart_uploads_and_versions_are_as_they_were(start: Killed, tmp_path: Path) -> None:
-    cloud = _started(start)
-    (tmp_path / "big").write_bytes(BIG)
-    parts = TransferConfig(multipart_threshold=5 * 1024**2, multipart_chunksize=5 * 1024**2)
-    cloud.s3.upload_file(str(tmp_path / "big"), BUCKET, "big", Config=parts)
-    before = _described(cloud.s3, "big")
-    assert before["ETag"].endswith('-3"')
-    (file,) = (cloud.state_dir / "s3" / BUCKET / "data").iterdir()
-    assert file.read_bytes() == BIG
-    cloud.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    first = cloud.s3.put_object(Bucket=BUCKET, Key="v", Body=b"first")["VersionId"]
-    cloud.s3.put_object(Bucket=BUCKET, Key="v", Body=b"second")
-    cloud.s3.delete_object(Bucket=BUCKET, Key="v")
-    versions = cloud.s3.list_object_versions(Bucket=BUCKET, Prefix="v")
+def _described(s3: Any, key: str) -> dict[str, Any]:
+    answer = s3.get_object(Bucket=OBJECTS, Key=key)
+    answer["Body"] = hashlib.sha256(answer["Body"].read()).hexdigest()
+    names = ("Body", "ETag", "LastModified", "ContentType", "ContentLength", "Metadata", "TagCount")
+    return {name: answer.get(name) for name in names}
 
-    s3 = start().s3
-    assert _described(s3, "big") == before
-    s3.download_file(BUCKET, "big", str(tmp_path / "again"), Config=parts)
+
+def _versions(s3: Any) -> list[Any]:
+    answer = s3.list_object_versions(Bucket="versions")
+    return [answer["Versions"], answer["DeleteMarkers"]]
+
+
+def test_objects_are_as_they_were(kept: Kept) -> None:
+    s3 = kept.cloud.s3
+    assert s3.list_objects_v2(Bucket=OBJECTS)["Contents"] == kept.told["listed"]
+    assert {key: _described(s3, key) for key in (*KEYS, "big")} == kept.told["objects"]
+    assert kept.told["objects"]["plain"]["Metadata"] == {"rows": "7"}
+    assert s3.get_object_tagging(Bucket=OBJECTS, Key="plain")["TagSet"] == [{"Key": "c", "Value": "3"}]
+
+
+def test_a_multipart_upload_is_one_file_and_is_read_in_parts(kept: Kept, tmp_path: Path) -> None:
+    assert kept.told["objects"]["big"]["ETag"].endswith('-3"')
+    kept.cloud.s3.download_file(OBJECTS, "big", str(tmp_path / "again"), Config=PARTS)
     assert (tmp_path / "again").read_bytes() == BIG
-    ranged = s3.get_object(Bucket=BUCKET, Key="big", Range="bytes=6000000-6000009")["Body"].read()
-    assert ranged == BIG[6_000_000:6_000_010]
-    again = s3.list_object_versions(Bucket=BUCKET, Prefix="v")
-    assert again["Versions"] == versions["Versions"]
-    assert again["DeleteMarkers"] == versions["DeleteMarkers"]
-    assert s3.get_object(Bucket=BUCKET, Key="v", VersionId=first)["Body"].read() == b"first"
-    s3.delete_object(Bucket=BUCKET, Key="v", VersionId=first)
-    assert len(list((cloud.state_dir / "s3" / BUCKET / "data").iterdir())) == 2
+    # Each living key has one file of bytes: what was deleted or overwritten takes no room.
+    assert len(list((kept.cloud.state_dir / "s3" / OBJECTS / "data").iterdir())) == len(KEYS) + 1
 
 
-def test_buckets_keep_their_settings_and_deleted_ones_stay_away(start: Killed) -> None:
-    s3 = _started(start).s3
+def test_versions_are_as_they_were_and_can_be_deleted(kept: Kept) -> None:
+    s3, first = kept.cloud.s3, kept.told["first"]
+    assert _versions(s3) == kept.told["versions"]
+    assert s3.get_object(Bucket="versions", Key="v", VersionId=first)["Body"].read() == b"first"
+    s3.delete_object(Bucket="versions", Key="v", VersionId=first)
+    (left,) = (kept.cloud.state_dir / "s3" / "versions" / "data").iterdir()
+    assert left.read_bytes() == b"second"
+
+
+def test_what_was_told_as_written_is_there_after_a_kill(kept: Kept) -> None:
+    s3 = kept.cloud.s3
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="n/")
+    found = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+    assert set(kept.told["written"]) <= found
+    for key in found:
+        body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        assert body == key.partition("/")[2].encode() * 100
+
+
+def _fill_buckets(s3: Any) -> dict[str, Any]:
     s3.create_bucket(Bucket="gone-bucket")
     s3.create_bucket(Bucket="far-bucket", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    rules = [{"ID": "r", "Status": "Enabled", "Prefix": "tmp/", "Expiration": {"Days": 3}}]
-    s3.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration={"Rules": rules})
-    s3.put_bucket_policy(Bucket=BUCKET, Policy='{"Version": "2012-10-17", "Statement": []}')
-    tags = [{"Key": "project", "Value": "post-modern-stack"}]
-    s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": tags})
+    s3.put_bucket_lifecycle_configuration(Bucket="far-bucket", LifecycleConfiguration={"Rules": RULES})
+    s3.put_bucket_policy(Bucket="far-bucket", Policy=POLICY)
+    s3.put_bucket_tagging(Bucket="far-bucket", Tagging={"TagSet": [{"Key": "k", "Value": "v"}]})
     s3.delete_bucket(Bucket="gone-bucket")
-    listed = s3.list_buckets()["Buckets"]
-    s3 = start().s3
-    assert s3.list_buckets()["Buckets"] == listed
-    assert s3.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"] == rules
-    assert s3.get_bucket_policy(Bucket=BUCKET)["Policy"] == '{"Version": "2012-10-17", "Statement": []}'
-    assert s3.get_bucket_tagging(Bucket=BUCKET)["TagSet"] == tags
+    return {}
+
+
+def test_buckets_keep_their_settings_and_deleted_ones_stay_away(kept: Kept) -> None:
+    s3 = kept.cloud.s3
+    names = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+    assert "far-bucket" in names and "gone-bucket" not in names
+    assert s3.get_bucket_lifecycle_configuration(Bucket="far-bucket")["Rules"] == RULES
+    assert s3.get_bucket_policy(Bucket="far-bucket")["Policy"] == POLICY
+    assert s3.get_bucket_tagging(Bucket="far-bucket")["TagSet"] == [{"Key": "k", "Value": "v"}]
     assert s3.get_bucket_location(Bucket="far-bucket")["LocationConstraint"] == "eu-west-1"
 
 
@@ -175,13 +228,11 @@ Resources:
 """
 
 
-def test_stacks_roles_alarms_and_log_lines_are_found_again(start: Killed) -> None:
-    cloud = _started(start)
+def _fill_others(cloud: Cloud) -> dict[str, Any]:
     stack = cloud.client("cloudformation").create_stack(
         StackName="s", TemplateBody=TEMPLATE, Capabilities=["CAPABILITY_NAMED_IAM"]
     )["StackId"]
     cloud.s3.put_object(Bucket="stack-bucket", Key="k", Body=b"kept")
-    role = cloud.client("iam").get_role(RoleName="stack-role")["Role"]
     alarm = {"MetricName": "m", "Namespace": "n", "Period": 60, "EvaluationPeriods": 1, "Threshold": 1.0}
     for region in ("us-east-1", "eu-west-1"):
         cloud.client("cloudwatch", region).put_metric_alarm(
@@ -195,179 +246,166 @@ def test_stacks_roles_alarms_and_log_lines_are_found_again(start: Killed) -> Non
     logs.create_log_stream(logGroupName="g", logStreamName="s")
     lines = [{"timestamp": int(time.time() * 1000) + n, "message": f"line {n}"} for n in range(3)]
     logs.put_log_events(logGroupName="g", logStreamName="s", logEvents=lines)
+    role = cloud.client("iam").get_role(RoleName="stack-role")["Role"]
+    return {"stack": stack, "role": role["RoleId"], "lines": lines}
 
-    cloud = start()
-    (found,) = cloud.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+
+def test_stacks_roles_and_alarms_are_found_again(kept: Kept) -> None:
+    cloud = kept.cloud
+    (found,) = cloud.client("cloudformation").describe_stacks(StackName=kept.told["stack"])["Stacks"]
     assert found["StackStatus"] == "CREATE_COMPLETE"
     assert cloud.s3.get_object(Bucket="stack-bucket", Key="k")["Body"].read() == b"kept"
-    again = cloud.client("iam").get_role(RoleName="stack-role")["Role"]
-    assert (again["Arn"], again["RoleId"]) == (role["Arn"], role["RoleId"])
+    assert cloud.client("iam").get_role(RoleName="stack-role")["Role"]["RoleId"] == kept.told["role"]
     for region, state in (("us-east-1", "ALARM"), ("eu-west-1", "OK")):
         (found,) = cloud.client("cloudwatch", region).describe_alarms()["MetricAlarms"]
         assert (found["AlarmName"], found["StateValue"]) == (f"alarm-{region}", state)
-    events = cloud.client("logs", "eu-west-1").get_log_events(logGroupName="g", logStreamName="s")["events"]
-    assert [(event["timestamp"], event["message"]) for event in events] == [
-        (line["timestamp"], line["message"]) for line in lines
-    ]
 
 
-def test_the_registry_and_finished_jobs_are_as_they_were(start: Killed) -> None:
-    cloud = _started(start)
-    job = cloud.run_job("print('m=0.5')", Tags=[{"Key": "a", "Value": "b"}])
-    model = cloud.model("ok")
-    far = cloud.client("sagemaker", "eu-west-1")
-    for region in (cloud.sagemaker, far):
-        region.create_model_package_group(ModelPackageGroupName="g", Tags=[{"Key": "k", "Value": "v"}])
+def test_log_lines_are_found_again(kept: Kept) -> None:
+    logs = kept.cloud.client("logs", "eu-west-1")
+    events = logs.get_log_events(logGroupName="g", logStreamName="s")["events"]
+    told = [{name: event[name] for name in ("timestamp", "message")} for event in events]
+    assert told == kept.told["lines"]
+
+
+def _fill_registry(cloud: Cloud) -> dict[str, Any]:
+    for region in ("us-east-1", "eu-west-1"):
+        cloud.client("sagemaker", region).create_model_package_group(
+            ModelPackageGroupName="g", Tags=[{"Key": "k", "Value": "v"}]
+        )
     group = cloud.sagemaker.describe_model_package_group(ModelPackageGroupName="g")
     cloud.sagemaker.delete_tags(ResourceArn=group["ModelPackageGroupArn"], TagKeys=["k"])
     made = cloud.sagemaker.create_model_package(ModelPackageGroupName="g")["ModelPackageArn"]
     cloud.sagemaker.update_model_package(ModelPackageArn=made, ModelApprovalStatus="Approved")
     package = cloud.sagemaker.describe_model_package(ModelPackageName=made)
-
-    cloud = start()
-    for answer in (job, group, package):
-        del answer["ResponseMetadata"]
-    assert _without_meta(cloud.finished(job["TrainingJobName"])) == job
-    tags = cloud.sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
-    assert tags == [{"Key": "a", "Value": "b"}]
-    assert cloud.sagemaker.describe_model(ModelName=model)["ExecutionRoleArn"] == ROLE
-    found = cloud.sagemaker.describe_model_package_group(ModelPackageGroupName="g")
-    assert _without_meta(found) == group
-    assert cloud.sagemaker.list_tags(ResourceArn=group["ModelPackageGroupArn"])["Tags"] == []
-    assert _without_meta(cloud.sagemaker.describe_model_package(ModelPackageName=made)) == package
-    second = cloud.sagemaker.create_model_package(ModelPackageGroupName="g")["ModelPackageArn"]
-    assert second.endswith("/2")
-    far = cloud.client("sagemaker", "eu-west-1")
-    assert far.describe_model_package_group(ModelPackageGroupName="g")
-    assert far.list_model_packages(ModelPackageGroupName="g")["ModelPackageSummaryList"] == []
+    return {"group": _without_meta(group), "package": _without_meta(package)}
 
 
 def _without_meta(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
 
 
-def test_a_job_goes_on_from_its_checkpoint(start: Killed) -> None:
-    cloud = _started(start)
-    request = cloud.job_request(COUNTS, CheckpointConfig={"S3Uri": f"s3://{BUCKET}/checkpoints"})
-    name = request["TrainingJobName"]
-    cloud.sagemaker.create_training_job(**request)
-    place = cloud.state_dir / "jobs" / name / "ml" / "checkpoints"
-    eventually(lambda: place.exists() and any(place.iterdir()), 30)
+def test_the_registry_is_as_it_was_in_each_region(kept: Kept) -> None:
+    sagemaker, group, package = kept.cloud.sagemaker, kept.told["group"], kept.told["package"]
+    assert _without_meta(sagemaker.describe_model_package_group(ModelPackageGroupName="g")) == group
+    assert sagemaker.list_tags(ResourceArn=group["ModelPackageGroupArn"])["Tags"] == []
+    found = sagemaker.describe_model_package(ModelPackageName=package["ModelPackageArn"])
+    assert _without_meta(found) == package
+    second = sagemaker.create_model_package(ModelPackageGroupName="g")["ModelPackageArn"]
+    assert second.endswith("/2")
+    far = kept.cloud.client("sagemaker", "eu-west-1")
+    arn = far.describe_model_package_group(ModelPackageGroupName="g")["ModelPackageGroupArn"]
+    assert far.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "k", "Value": "v"}]
+    assert far.list_model_packages(ModelPackageGroupName="g")["ModelPackageSummaryList"] == []
+
+
+def _fill_jobs(cloud: Cloud) -> dict[str, Any]:
+    finished = cloud.run_job("print('m=0.5')", Tags=[{"Key": "a", "Value": "b"}])
+    under_way = cloud.job_request(COUNTS, CheckpointConfig={"S3Uri": f"s3://{BUCKET}/checkpoints"})
     stopped = cloud.job_request("import time; time.sleep(60)")
-    cloud.sagemaker.create_training_job(**stopped)
+    for request in (under_way, stopped):
+        cloud.sagemaker.create_training_job(**request)
+    place = cloud.state_dir / "jobs" / under_way["TrainingJobName"] / "ml" / "checkpoints"
+    eventually(lambda: place.exists() and any(place.iterdir()), 30)
     cloud.wait_status(stopped["TrainingJobName"], "Training")
     cloud.sagemaker.stop_training_job(TrainingJobName=stopped["TrainingJobName"])
+    return {
+        "finished": _without_meta(finished),
+        "under_way": under_way["TrainingJobName"],
+        "stopped": stopped["TrainingJobName"],
+    }
 
-    cloud = start()
+
+def test_finished_jobs_are_as_they_were(kept: Kept) -> None:
+    job = kept.told["finished"]
+    found = kept.cloud.sagemaker.describe_training_job(TrainingJobName=job["TrainingJobName"])
+    assert _without_meta(found) == job
+    tags = kept.cloud.sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
+    assert tags == [{"Key": "a", "Value": "b"}]
+
+
+def test_a_job_goes_on_from_its_checkpoint(kept: Kept) -> None:
+    cloud, name = kept.cloud, kept.told["under_way"]
     job = cloud.finished(name)
     assert job["TrainingJobStatus"] == "Completed"
     steps = [step["Status"] for step in job["SecondaryStatusTransitions"]]
     assert "Interrupted" in steps and steps[-1] == "Completed"
-    logs = cloud.client("logs")
-    events = logs.filter_log_events(logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=name)
+    events = cloud.client("logs").filter_log_events(
+        logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=name
+    )
     told = [event["message"] for event in events["events"]]
     assert [line for line in told if line.startswith("begun")][-1] == "begun before: 1"
-    assert cloud.finished(stopped["TrainingJobName"])["TrainingJobStatus"] == "Stopped"
+    assert cloud.finished(kept.told["stopped"])["TrainingJobStatus"] == "Stopped"
 
 
-def test_endpoints_answer_again_and_a_deployment_goes_on(start: Killed) -> None:
-    cloud = _started(start)
-    name = cloud.endpoint("old")
+def _fill_endpoints(cloud: Cloud) -> dict[str, Any]:
+    steady, moving, lost = (cloud.endpoint(behaviour) for behaviour in ("old", "other", "lost"))
+    config = cloud.sagemaker.describe_endpoint(EndpointName=lost)["EndpointConfigName"]
+    (variant,) = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
+    cloud.s3.delete_object(Bucket=BUCKET, Key=f"models/{variant['ModelName']}/model.tar.gz")
+    cloud.sagemaker.update_endpoint(EndpointName=moving, EndpointConfigName=cloud.config("sick"))
+    described = _without_meta(cloud.sagemaker.describe_endpoint(EndpointName=steady))
+    return {"steady": described, "moving": moving, "lost": lost}
+
+
+def test_an_endpoint_answers_again_and_can_be_updated(kept: Kept) -> None:
+    cloud, before = kept.cloud, kept.told["steady"]
+    name = before["EndpointName"]
     assert cloud.invoke(name)["model"] == "old"
-    other = cloud.endpoint("other")
-    cloud.sagemaker.update_endpoint(EndpointName=other, EndpointConfigName=cloud.config("sick"))
-    lost = cloud.endpoint("lost")
-    cloud.s3.delete_objects(
-        Bucket=BUCKET,
-        Delete={
-            "Objects": [{"Key": key["Key"]} for key in _models(cloud) if "lost" in _behaviour(cloud, key)]
-        },
-    )
-    before = _without_meta(cloud.sagemaker.describe_endpoint(EndpointName=name))
-
-    cloud = start()
-    assert cloud.invoke(name)["model"] == "old"  # at once: it waits for the server
     assert _without_meta(cloud.sagemaker.describe_endpoint(EndpointName=name)) == before
-    assert cloud.invoke(other)["model"] == "other"
-    rolled_back = cloud.settled(other)
-    assert rolled_back["EndpointStatus"] == "InService"
-    assert "did not pass the ping" in rolled_back["FailureReason"]
-    failed = cloud.settled(lost)
-    assert failed["EndpointStatus"] == "Failed"
-    assert "Failed to download model data" in failed["FailureReason"]
     cloud.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=cloud.config("new"))
     eventually(lambda: cloud.invoke(name)["model"] == "new")
 
 
-def _models(cloud: Cloud) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix="models/")["Contents"]
-    return found
+def test_a_deployment_goes_on_and_is_rolled_back(kept: Kept) -> None:
+    name = kept.told["moving"]
+    assert kept.cloud.invoke(name)["model"] == "other"
+    rolled_back = kept.cloud.settled(name)
+    assert rolled_back["EndpointStatus"] == "InService"
+    assert "did not pass the ping" in rolled_back["FailureReason"]
 
 
-def _behaviour(cloud: Cloud, entry: dict[str, Any]) -> str:
-    import gzip
-
-    body = cloud.s3.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read()
-    return gzip.decompress(body).decode(errors="replace")
+def test_an_endpoint_whose_model_is_gone_says_so(kept: Kept) -> None:
+    failed = eventually(lambda: _failed(kept.cloud, kept.told["lost"]), 40)
+    assert "Failed to download model data" in failed["FailureReason"]
 
 
-def test_what_is_spoilt_is_set_aside_and_the_rest_is_found(start: Killed) -> None:
-    cloud = _started(start)
+def _failed(cloud: Cloud, endpoint: str) -> dict[str, Any] | None:
+    told: dict[str, Any] = cloud.sagemaker.describe_endpoint(EndpointName=endpoint)
+    return told if told["EndpointStatus"] == "Failed" else None
+
+
+def test_what_is_spoilt_is_set_aside_and_the_rest_is_found(kept: Kept, machine: Machine) -> None:
+    cloud, state = kept.cloud, kept.cloud.state_dir
+    cloud.s3.create_bucket(Bucket="spoilt-bucket")
     for key in ("good", "spoilt", "lost"):
-        cloud.put(key, key.encode())
+        cloud.s3.put_object(Bucket="spoilt-bucket", Key=key, Body=key.encode())
     cloud.client("iam").create_user(UserName="u")
-    cloud.model("ok")
-    state = cloud.state_dir
-    records = {path: path.read_bytes() for path in (state / "s3" / BUCKET / "keys").iterdir()}
-    by_key = {
-        key: next(p for p, told in records.items() if key.encode() in told) for key in ("spoilt", "lost")
-    }
-    by_key["spoilt"].write_bytes(records[by_key["spoilt"]][:50])
-    (data,) = (p for p in (state / "s3" / BUCKET / "data").iterdir() if p.read_bytes() == b"lost")
-    data.unlink()
-    (state / "s3" / BUCKET / "data" / "unfinished").write_bytes(b"half")
+    model, place = cloud.model("ok"), state / "s3" / "spoilt-bucket"
+    machine.kill()
+    for record in (place / "keys").iterdir():
+        if b"spoilt\x94" in (told := record.read_bytes()):
+            record.write_bytes(told[:50])
+    for data in (place / "data").iterdir():
+        if data.read_bytes() == b"lost":
+            data.unlink()
+    (place / "data" / "unfinished").write_bytes(b"half")
     with (state / "journal.jsonl").open("a") as journal:
         journal.write('{"seed": 1, "envi')
     (state / "sagemaker" / "model" / "us-east-1" / "broken.json").write_text("{")
 
-    cloud = start()
-    assert [
-        entry["Key"]
-        for entry in cloud.s3.list_objects_v2(Bucket=BUCKET)["Contents"]
-        if "/" not in entry["Key"]
-    ] == ["good"]
+    cloud = machine.start()
+    assert [entry["Key"] for entry in cloud.s3.list_objects_v2(Bucket="spoilt-bucket")["Contents"]] == [
+        "good"
+    ]
     assert cloud.client("iam").get_user(UserName="u")
-    assert len(cloud.sagemaker.list_models()["Models"]) == 1
+    assert cloud.sagemaker.describe_model(ModelName=model)["ExecutionRoleArn"] == ROLE
     assert len(list(state.rglob("*.corrupt"))) == 4
-    assert not (state / "s3" / BUCKET / "data" / "unfinished").exists()
+    assert not (place / "data" / "unfinished").exists()
     cloud.client("iam").create_user(UserName="w")
-    cloud.put("spoilt", b"anew")
+    cloud.s3.put_object(Bucket="spoilt-bucket", Key="spoilt", Body=b"anew")
 
-    cloud = start()
+    cloud = machine.start()
     users = cloud.client("iam").list_users()["Users"]
     assert sorted(user["UserName"] for user in users) == ["u", "w"]
-    assert cloud.s3.get_object(Bucket=BUCKET, Key="spoilt")["Body"].read() == b"anew"
-
-
-def test_what_was_told_as_written_is_there_after_a_kill(start: Killed) -> None:
-    cloud = _started(start)
-    told: list[str] = []
-    import threading
-
-    def write() -> None:
-        with contextlib.suppress(Exception):  # the kill
-            for number in range(10_000):
-                cloud.put(f"n/{number}", str(number).encode() * 100)
-                told.append(f"n/{number}")
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    eventually(lambda: len(told) > 30)
-    cloud = start()
-    thread.join()
-    pages = cloud.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="n/")
-    found = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
-    assert set(told) <= found
-    for key in found:
-        number = key.partition("/")[2]
-        assert cloud.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == number.encode() * 100
+    assert cloud.s3.get_object(Bucket="spoilt-bucket", Key="spoilt")["Body"].read() == b"anew"
