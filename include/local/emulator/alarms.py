@@ -82,7 +82,9 @@ def end_later(url: str, region: str, names: Sequence[str], closing: threading.Ev
     def end() -> None:
         if closing.wait(max(alarm["Period"] * alarm["EvaluationPeriods"] for alarm in ours)):
             return
-        for alarm in ours:
+        for alarm in _described(url, region, [each["AlarmName"] for each in ours]):
+            if alarm["StateValue"] != "ALARM" or not _ours(alarm):
+                continue  # by now a person's, whose it is to end
             quiet = "OK" if alarm.get("TreatMissingData") == "notBreaching" else "INSUFFICIENT_DATA"
             _write(url, region, alarm, quiet, "Nothing has been seen since.")
 

@@ -121,6 +121,9 @@ class Endpoints:
     def resume(self) -> None:
         """Starts the model servers that ran when the emulator last ended, and goes on with deployments."""
         for endpoint in self.store:
+            rollback = (endpoint.last_deployment or {}).get("AutoRollbackConfiguration", {})
+            names = [alarm["AlarmName"] for alarm in rollback.get("Alarms", [])]
+            alarms.end_later(self._url, endpoint.region, names, self._workers.closing)
             if endpoint.status == "Deleting":
                 self._run(endpoint, self._delete)
             elif endpoint.config is not None and endpoint.status != "Failed":
