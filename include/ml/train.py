@@ -2,9 +2,9 @@
 
 Folders come from `SM_CHANNEL_SNAPSHOT`, `SM_MODEL_DIR`, `SM_OUTPUT_DATA_DIR` and `SM_OUTPUT_DIR` (each with
 the container's default); checkpoints go to `PMS_CHECKPOINT_DIR`, or to `/opt/ml/checkpoints` where SageMaker
-has made it. A failure exits with status 1, its reason in `$SM_OUTPUT_DIR/failure`; training that diverges or
-a snapshot that is not fit for use fails before anything is exported. SIGTERM exits with status 143 and leaves
-a checkpoint; the same command then ends as if nothing had happened.
+has made it. A failure exits with status 1, its reason in `$SM_OUTPUT_DIR/failure`, and leaves no model:
+training that diverges or a snapshot that is not fit for use fails before anything is exported. SIGTERM exits
+with status 143 and leaves a checkpoint; the same command then ends as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ import tracking
 from export import Exported, Server, save
 from learning import Learned, Learner, blend_report, build_network
 from results import Scored, score_test_set, smoke_cases, write_evaluation, write_json
+from shortages import shortage
 from validate import Choice
 
 _TEST_QUERIES = 50_000
@@ -91,13 +92,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stopped: {stopped}", file=sys.stderr, flush=True)
         return _TERMINATED
     except Exception as error:
-        # The container's contract: the reason goes to a file that SageMaker shows as FailureReason.
-        reason = str(error) if isinstance(error, _EXPECTED) else traceback.format_exc()
-        folders.output.mkdir(parents=True, exist_ok=True)
-        (folders.output / "failure").write_text(reason, encoding="utf-8")
+        reason = str(error) if isinstance(error, _EXPECTED) else shortage(error) or traceback.format_exc()
         print(f"failed: {reason}", file=sys.stderr, flush=True)
+        # First: half a model is none, and a full disk has then room for the reason.
+        _discard(folders)
+        _leave_reason(folders, reason)
         return 1
     return 0
+
+
+def _discard(folders: Folders) -> None:
+    for half in (folders.model / "1", folders.model / "code", folders.output_data / "evaluation"):
+        shutil.rmtree(half, ignore_errors=True)
+    (folders.model / "model.json").unlink(missing_ok=True)
+
+
+def _leave_reason(folders: Folders, reason: str) -> None:
+    # The container's contract: SageMaker shows what is in this file as FailureReason.
+    try:
+        folders.output.mkdir(parents=True, exist_ok=True)
+        (folders.output / "failure").write_text(reason, encoding="utf-8")
+    except OSError as error:
+        print(f"the reason is in this log alone: {error}", file=sys.stderr, flush=True)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

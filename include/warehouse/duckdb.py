@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +38,7 @@ _BLOCKS_PER_CHUNK = 12
 """Of 16 MiB each: about a million events between two commits."""
 _ABANDONED_AFTER = timedelta(days=7)
 """No retry comes that late. Of a file that has changed since none can come, and every scan reads its rows."""
+_OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BUSY = "Another load of the same content is under way; the next try sees what it did."
 # DuckDB's own limits give up on a dictionary of some ten thousand long SKUs: the files are then 2.5 times
 # as large and three times as slow to read.
@@ -86,6 +89,10 @@ class DuckDBWarehouse(Warehouse):
             self._connection.commit()
         except (duckdb.TransactionException, duckdb.ConstraintException) as error:
             raise WarehouseUnavailableError(_BUSY) from error
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            if (short := _shortage(error)) is None:
+                raise
+            raise WarehouseUnavailableError(short) from error
 
     def create_raw_tables(self) -> None:
         """As the base class, and a table that says how far unfinished loads are."""
@@ -306,6 +313,16 @@ def _connect(path: str, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
                 "sessions; the next try of this task waits its turn."
             ) from error
         raise SettingsError(f"{path} cannot be opened as a DuckDB file: {error}") from error
+
+
+def _shortage(error: duckdb.Error) -> str | None:
+    """Returns what the machine is short of and what helps; None where it is something else."""
+    said = str(error).partition("\n")[0]
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return f"DuckDB is out of memory: raise memory_limit in its connection's extra. {said}"
+    if any(os.strerror(number) in said for number in _OF_DISK):
+        return f"DuckDB is out of disk: make room, or set temp_directory in its connection's extra. {said}"
+    return None
 
 
 def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:

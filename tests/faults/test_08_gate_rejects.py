@@ -19,7 +19,8 @@ from include.operators.gate_model import GateModelOperator, ModelRejectedError
 from include.settings import Settings
 from tests.gate.measuring import MODELS, TRAINED, packages
 from tests.gate.planted import leave, queries
-from tests.local.cloud import BUCKET, ROLE, Cloud
+from tests.local.cloud import BUCKET, Cloud
+from tests.operators.emulated import connect
 
 RUN = "manual__2026-02-01"
 
@@ -105,14 +106,8 @@ def _read(cloud: Cloud, uri: str) -> str:
 @pytest.fixture
 def endpoint(cloud: Cloud, settings: Settings, monkeypatch: pytest.MonkeyPatch, ml_python: Path) -> str:
     """The live endpoint: its server is quick to start, its artefact is that of the good model."""
-    extra = {"region_name": "us-east-1", "endpoint_url": cloud.url}
-    connection = {"conn_type": "aws", "login": "x", "password": "x", "extra": extra}
-    monkeypatch.setenv(f"AIRFLOW_CONN_{settings.aws_conn_id.upper()}", json.dumps(connection))
     name = cloud.endpoint(_archive(packages(ml_python) / "good" / "1", "1", behaviour="live"))
-    chosen = settings.model_copy(
-        update={"bucket": BUCKET, "endpoint_name": name, "ml_python": ml_python, "role_arn": ROLE}
-    )
-    monkeypatch.setattr("include.operators.gate_model.get_settings", lambda: chosen)
+    connect(cloud, monkeypatch, endpoint_name=name, ml_python=ml_python)
     return name
 
 
