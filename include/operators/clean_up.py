@@ -57,7 +57,7 @@ class CleanUpOperator(BaseOperator):
             client: Any = hook.get_conn()
             stock = take_stock(client, settings)
             if stock is None:
-                self.log.warning("An endpoint's configuration was deleted: nothing is cleaned up.")
+                self.log.warning("What an endpoint serves cannot be known: nothing is cleaned up.")
                 return {"endpoint_configs": [], "models": [], "snapshots": []}
             old = surplus(stock, settings.keep_versions, now)
             gone = {**self._serving(client, old), "snapshots": self._snapshots(hook, settings, old, own, now)}

@@ -54,7 +54,16 @@ _WORTH_ANOTHER_TRY = {
     "TooManyRequestsException",
     "TransactionInProgressException",
 }
-_MISSING = {"404", "NoSuchBucket", "NoSuchKey", "NotFound", "ResourceNotFound", "ResourceNotFoundException"}
+_MISSING = {
+    "404",
+    "NoSuchBucket",
+    "NoSuchKey",
+    "NotFound",
+    "ObjectNotFoundException",
+    "ResourceNotFound",
+    "ResourceNotFoundException",
+}
+_SAID_OF_THE_MISSING = ("could not find", "not found", "does not exist", "no scalable target found")
 _LOCAL_AND_PERMANENT = (
     NoCredentialsError,
     NoRegionError,
@@ -84,8 +93,13 @@ def is_missing(error: ClientError) -> bool:
     text = error_message(error).lower()
     return error_code(error) in _MISSING or (
         error_code(error) in {"ValidationException", "ValidationError"}
-        and ("could not find" in text or "not found" in text or "does not exist" in text)
+        and any(said in text for said in _SAID_OF_THE_MISSING)
     )
+
+
+def is_denied(error: ClientError) -> bool:
+    """Tells whether the identity of the connection may not do or see this."""
+    return error_code(error) in _DENIED
 
 
 def is_existing(error: ClientError) -> bool:

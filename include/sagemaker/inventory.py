@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC
+from functools import partial
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
 from include.contracts import Contract
-from include.sagemaker.errors import is_missing
+from include.sagemaker.errors import explain, is_denied, is_missing
 from include.sagemaker.training import tags
 
+log = logging.getLogger(__name__)
 Kind = Literal["endpoint", "endpoint_config", "model", "training_job", "tuning_job", "model_package_group"]
 PROJECT = tags()[0]
 # Operation, the answer's list, and what a thing's name and ARN begin with in it.
@@ -73,11 +76,10 @@ def ours(client: Any, items: Iterable[Item]) -> Iterator[tuple[Item, dict[str, s
         client: boto3 SageMaker client.
         items: Of `listed`.
 
-    Raises:
-        ClientError: SageMaker refused to say: what cannot be known to be the project's is never guessed.
+    What this identity may not look at is not the project's; it is told in the log.
     """
     for item in items:
-        answer = existing(lambda arn=item.arn: client.list_tags(ResourceArn=arn))  # type: ignore[misc]
+        answer = seen(partial(client.list_tags, ResourceArn=item.arn))
         told = {tag["Key"]: tag["Value"] for tag in (answer or {}).get("Tags", [])}
         if told.get(PROJECT["Key"]) == PROJECT["Value"]:
             yield item, told
@@ -93,11 +95,22 @@ def existing(ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
         raise
 
 
+def seen(ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Returns an answer; None where the thing is not there, or this identity may not look at it."""
+    try:
+        return existing(ask)
+    except ClientError as error:
+        if not is_denied(error):
+            raise
+        log.warning("Somebody else's, it seems: %s", explain(error))
+        return None
+
+
 def configs_in_use(client: Any) -> set[str]:
-    """Returns the endpoint configurations that any endpoint is on or moves to, whoever made it."""
+    """Returns the endpoint configurations that the endpoints are on or move to, whoever made them."""
     names: set[str] = set()
     for item in listed(client, "endpoint"):
-        found = existing(lambda name=item.name: client.describe_endpoint(EndpointName=name))  # type: ignore[misc]
+        found = seen(partial(client.describe_endpoint, EndpointName=item.name))
         told = found or {}
         names |= {
             str(part["EndpointConfigName"])

@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from include.sagemaker.inventory import Item, configs_in_use, existing, listed, models_of, ours
+from include.sagemaker.inventory import Item, configs_in_use, existing, listed, models_of, ours, seen
 from include.sagemaker.naming import PREFIX
 from include.sagemaker.registry import Package, list_packages
 from include.settings import Settings
@@ -115,13 +116,13 @@ def take_stock(client: Any, settings: Settings) -> Stock | None:
         settings: Name the registry's group and the project's place on S3.
 
     Returns:
-        None where the configuration of an endpoint was deleted: what it serves cannot be known then, and
-        nothing may go.
+        None where the configuration of an endpoint was deleted or may not be looked at: what the endpoint
+        serves cannot be known then, and nothing may go.
     """
     in_use = configs_in_use(client)
     served: set[str] = set()
     for name in in_use:
-        config = existing(lambda name=name: client.describe_endpoint_config(EndpointConfigName=name))  # type: ignore[misc]
+        config = seen(partial(client.describe_endpoint_config, EndpointConfigName=name))
         if config is None:
             return None
         served |= models_of(config)
@@ -140,7 +141,7 @@ def take_stock(client: Any, settings: Settings) -> Stock | None:
 def _models(client: Any, settings: Settings) -> Iterable[Made]:
     """Yields the project's models whose artefacts lie in this installation's place on S3."""
     for item, tags in ours(client, listed(client, "model", NameContains=PREFIX)):
-        found = existing(lambda name=item.name: client.describe_model(ModelName=name))  # type: ignore[misc]
+        found = existing(partial(client.describe_model, ModelName=item.name))
         uri = str((found or {}).get("PrimaryContainer", {}).get("ModelDataUrl", ""))
         if uri.startswith(f"{settings.home}/"):
             yield _made(item, tags, {item.name})
@@ -149,9 +150,7 @@ def _models(client: Any, settings: Settings) -> Iterable[Made]:
 def _configs(client: Any, models: Collection[str]) -> Iterable[Made]:
     """Yields the project's configurations of these models."""
     for item, tags in ours(client, listed(client, "endpoint_config", NameContains=PREFIX)):
-        found = existing(
-            lambda name=item.name: client.describe_endpoint_config(EndpointConfigName=name)  # type: ignore[misc]
-        )
+        found = existing(partial(client.describe_endpoint_config, EndpointConfigName=item.name))
         of = models_of(found or {})
         if of and of <= set(models):
             yield _made(item, tags, of)
@@ -166,14 +165,11 @@ def snapshots_in_training(client: Any) -> set[str]:
     """Returns the snapshots that running training and tuning jobs read, whoever started them."""
     found: set[str] = set()
     for item in listed(client, "training_job", StatusEquals="InProgress"):
-        job = existing(lambda name=item.name: client.describe_training_job(TrainingJobName=name))  # type: ignore[misc]
+        job = seen(partial(client.describe_training_job, TrainingJobName=item.name))
         found |= _snapshots_of(job or {})
     for item in listed(client, "tuning_job", StatusEquals="InProgress"):
-        search = existing(
-            lambda name=item.name: client.describe_hyper_parameter_tuning_job(  # type: ignore[misc]
-                HyperParameterTuningJobName=name
-            )
-        )
+        describe = client.describe_hyper_parameter_tuning_job
+        search = seen(partial(describe, HyperParameterTuningJobName=item.name))
         found |= _snapshots_of((search or {}).get("TrainingJobDefinition", {}))
     return found
 

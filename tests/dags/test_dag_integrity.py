@@ -107,6 +107,21 @@ def test_a_roll_back_takes_the_pipelines_own_deploy_and_may_go_to_an_older_model
     assert back.schedule is None and back.max_active_runs == 1
 
 
+def test_nothing_is_torn_down_that_nobody_agreed_to(bag: DagBag) -> None:
+    dag = bag.dags["tear_down"]
+    assert [task.task_id for task in dag.topological_sort()] == ["plan", "approve", "delete"]
+    assert dag.get_task("delete").upstream_task_ids == {"plan", "approve"}
+    assert {task.trigger_rule.value for task in dag.tasks} == {"all_success"}
+    assert dag.schedule is None
+    assert {name: dag.params[name] for name in ("data", "registry")} == {"data": False, "registry": False}
+
+
+@pytest.mark.parametrize("value", [0, -1, 169, None, "1"])
+def test_the_wait_for_a_yes_is_bounded(bag: DagBag, value: object) -> None:
+    with pytest.raises(ParamValidationError):
+        bag.dags["tear_down"].params.get_param("hours").resolve(value)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "accepted"),
     [

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import botocore.session
 import pytest
 
 from include.sagemaker.training import tags
 from include.settings import Settings, get_settings
 from tests.local.cloud import BUCKET, ROLE, Cloud, tar_of
+from tests.operators.conftest import LOADER
 
 
 def connect(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Settings:
@@ -21,6 +23,8 @@ def connect(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, **settings: object) -
         "extra": {"endpoint_url": cloud.url, "region_name": "us-east-1"},
     }
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(told))
+    # Reading SageMaker's model of 5 MB anew for every client is most of a test's time.
+    monkeypatch.setattr(botocore.session, "create_loader", LOADER)
     for name, value in {"bucket": BUCKET, "poll_seconds": 1, **settings}.items():
         monkeypatch.setenv(f"PMS_{name.upper()}", str(value))
     get_settings.cache_clear()
