@@ -145,10 +145,10 @@ def rollback_of(verdict: Verdict, live: Live) -> Rollback:
     settled = f"aws sagemaker wait endpoint-in-service {where}"
     if live.config is not None:
         return Rollback(
-            text="Trigger the DAG roll_back_endpoint: it tests the model that it puts back, and keeps the reason. "
-            "By hand: put the endpoint back on the configuration that was live when this model was judged. It "
-            "goes on answering meanwhile. Pause the DAG first, or switch its Param Deploy off: the next run "
-            "deploys again.",
+            text="Trigger the DAG roll_back_endpoint: it tests the model that it puts back, and keeps the "
+            "reason. By hand: put the endpoint back on the configuration that was live when this model was "
+            "judged. It goes on answering meanwhile. Pause the DAG first, or switch its Param Deploy off: "
+            "the next run deploys again.",
             commands=(
                 f"aws sagemaker update-endpoint {where} --endpoint-config-name {shlex.quote(live.config)}",
                 settled,
