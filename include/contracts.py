@@ -124,8 +124,9 @@ class TrainedModel(Contract):
         evaluation_uri: `s3://…/output.tar.gz`, holds `evaluation/` (metrics, predictions, smoke cases).
         billable_seconds: Of this job, on all instances; of all trials where there was a search.
         cost_usd: Those seconds at list price; None where the instance or the region has none.
+        spot_saving: Share of the time that spare capacity left unbilled, 0 to 1; None on demand.
         data_until: ISO date; the day after the last that it learned from. None where it is not known.
-        trained_at: ISO moment (UTC) at which its job was created. None where it is not known.
+        trained_at: ISO moment (UTC) at which its job, or its search, was created. None where it is not known.
         tuning: The search that it won; None where there was none.
     """
 
@@ -136,6 +137,7 @@ class TrainedModel(Contract):
     evaluation_uri: str
     billable_seconds: int = Field(ge=0)
     cost_usd: float | None = Field(default=None, ge=0)
+    spot_saving: float | None = Field(default=None, ge=0, le=1)
     data_until: str | None = None
     trained_at: str | None = None
     tuning: Tuning | None = None

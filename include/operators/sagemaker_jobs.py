@@ -7,20 +7,25 @@ members are where a request holds its name and a description its status.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from botocore.exceptions import ClientError
 
-from include.contracts import TrainedModel
+from include.contracts import Snapshot, TrainedModel
 from include.sagemaker.logs import JobLog
-from include.sagemaker.training import TrainingOutcome, trained_model, training_outcome
-from include.sagemaker.tuning import best_trial, trial_sentence, tuned_model, tuning_outcome
+from include.sagemaker.results import trained_model
+from include.sagemaker.training import TrainingOutcome, limit_of, progress_of, training_outcome
+from include.sagemaker.tuning import best_trial, search_progress, trial_sentence, tuned_model, tuning_outcome
+
+# What a failure tells travels through Airflow's database where the triggerer saw it.
+_LONGEST_LINE = 1000
 
 
 class TrainingJob:
     """One training job; its log goes to the task's."""
 
+    kind: Literal["training"] = "training"
     label = "Training job"
     console = "jobs"
     name_member = "TrainingJobName"
@@ -32,10 +37,20 @@ class TrainingJob:
         self._log = log
         self._lines: JobLog | None = None
         self._phase = ""
+        self._start: Mapping[str, str | None] = {}
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """Where in its news this follower stands, for another one to go on from."""
+        return self._lines.place if self._lines else {}
+
+    def go_on_from(self, place: Mapping[str, Any]) -> None:
+        """Leaves out what another follower has logged."""
+        self._start = place
 
     def seconds(self, request: Mapping[str, Any]) -> int:
-        """Returns the time that SageMaker gives it."""
-        return int(request["StoppingCondition"]["MaxRuntimeInSeconds"])
+        """Returns the time that SageMaker gives it, by its request or its description."""
+        return limit_of(request["StoppingCondition"])
 
     def create(self, request: dict[str, Any]) -> None:
         """Starts it."""
@@ -54,9 +69,11 @@ class TrainingJob:
         """Reads a description."""
         return training_outcome(description)
 
-    def result(self, description: Mapping[str, Any], snapshot_id: str) -> tuple[TrainedModel, dict[str, Any]]:
+    def result(
+        self, description: Mapping[str, Any], snapshot: Snapshot
+    ) -> tuple[TrainedModel, dict[str, Any]]:
         """Returns the claim check of a finished job, and the description of the training behind it."""
-        return trained_model(description, snapshot_id), dict(description)
+        return trained_model(description, snapshot), dict(description)
 
     def watch(self, name: str, description: Mapping[str, Any]) -> None:
         """Logs what is new since the last look."""
@@ -64,10 +81,12 @@ class TrainingJob:
             self._phase = phase
             self._log.info("Training job %s: %s", name, phase)
         if self._lines is None:
-            self._lines = JobLog(self._hook.logs_hook.get_conn(), name)
+            self._lines = JobLog(self._hook.logs_hook.get_conn(), name, place=self._start)
         trouble = self._lines.trouble
         for line in self._lines.new_lines():
             self._log.info("%s", line)
+            if progress := progress_of(line):
+                self._log.info("Progress: %s", progress)
         if self._lines.trouble and self._lines.trouble != trouble:
             self._log.warning("The job's log cannot be read: %s", self._lines.trouble)
 
@@ -80,6 +99,7 @@ class TrainingJob:
 class TuningJob:
     """A search; each trial's state and score go to the task's log, its lines stay in CloudWatch."""
 
+    kind: Literal["tuning"] = "tuning"
     label = "Tuning job"
     console = "hyper-tuning-jobs"
     name_member = "HyperParameterTuningJobName"
@@ -93,8 +113,17 @@ class TuningJob:
         self._failed: str | None = None
         self._watched = True
 
+    @property
+    def place(self) -> dict[str, str | None]:
+        """Where in its news this follower stands, for another one to go on from."""
+        return dict(self._seen)
+
+    def go_on_from(self, place: Mapping[str, Any]) -> None:
+        """Leaves out what another follower has logged."""
+        self._seen = dict(place)
+
     def seconds(self, request: Mapping[str, Any]) -> int:
-        """Returns the time that SageMaker gives it."""
+        """Returns the time that SageMaker gives it, by its request or its description."""
         return int(request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxRuntimeInSeconds"])
 
     def create(self, request: dict[str, Any]) -> None:
@@ -113,11 +142,18 @@ class TuningJob:
         """Reads a description."""
         return tuning_outcome(description)
 
-    def result(self, description: Mapping[str, Any], snapshot_id: str) -> tuple[TrainedModel, dict[str, Any]]:
+    def result(
+        self, description: Mapping[str, Any], snapshot: Snapshot
+    ) -> tuple[TrainedModel, dict[str, Any]]:
         """Returns the claim check of a finished job, and the description of the training behind it."""
-        best = self._hook.describe_training_job(best_trial(description) or "")
         trials = self._trials(str(description[self.name_member]))
-        return tuned_model(description, best, trials, snapshot_id), best
+        # Their summaries do not say what is billed.
+        jobs = {
+            trial["TrainingJobName"]: self._hook.describe_training_job(trial["TrainingJobName"])
+            for trial in trials
+        }
+        best = jobs[best_trial(description) or ""]
+        return tuned_model(description, best, trials, list(jobs.values()), snapshot), best
 
     def watch(self, name: str, description: Mapping[str, Any]) -> None:
         """Logs what is new since the last look."""
@@ -129,6 +165,7 @@ class TuningJob:
                 self._log.warning("Cannot list the trials of %s: %s", name, error)
             self._watched = False
             return
+        before = dict(self._seen)
         for trial in trials:
             trial_name, sentence = trial["TrainingJobName"], trial_sentence(trial)
             if trial["TrainingJobStatus"] == "Failed":
@@ -136,6 +173,8 @@ class TuningJob:
             if self._seen.get(trial_name) != sentence:
                 self._seen[trial_name] = sentence
                 self._log.info("%s", sentence)
+        if self._seen != before:
+            self._log.info("Progress: %s", search_progress(description, trials))
 
     def last_words(self) -> str:
         """Returns what tells more about a failure than its reason; empty where nothing does."""
@@ -153,8 +192,9 @@ class TuningJob:
 
 
 Job: TypeAlias = TrainingJob | TuningJob
+JOBS: dict[str, type[TrainingJob] | type[TuningJob]] = {"training": TrainingJob, "tuning": TuningJob}
 
 
 def _indented(title: str, lines: Iterable[str]) -> str:
-    told = "".join(f"\n    {line}" for line in lines)
+    told = "".join(f"\n    {line[:_LONGEST_LINE]}" for line in lines)
     return f"\n{title}{told}" if told else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from airflow.providers.amazon.aws.operators.sagemaker import SageMakerTrainingOperator, serialize
@@ -14,46 +15,49 @@ from botocore.exceptions import ClientError
 
 from include.contracts import Snapshot, TrainedModel
 from include.operators.guard import aws_faults, read_claim
+from include.operators.job_trigger import LAST_WORDS_SECONDS, LATE, SageMakerJobTrigger
 from include.operators.links import TrainingJobLink
 from include.operators.records import leave_record
-from include.operators.sagemaker_jobs import Job, TrainingJob, TuningJob
+from include.operators.sagemaker_jobs import JOBS, Job
 from include.sagemaker.errors import explain, is_existing, is_missing
-from include.sagemaker.images import training_image
-from include.sagemaker.naming import MAX_ATTEMPTS, attempt_name, training_job_name
+from include.sagemaker.naming import MAX_ATTEMPTS, attempt_name
+from include.sagemaker.plan import Choice, check_cost, job_request, source_uri
+from include.sagemaker.prices import cost_sentence
 from include.sagemaker.source import build_source_archive, source_digest
 from include.sagemaker.storage import object_exists
-from include.sagemaker.training import training_request
-from include.sagemaker.tuning import tuning_request
 from include.settings import PROJECT_ROOT, Settings, get_settings
 
 SOURCE = PROJECT_ROOT / "include" / "ml"
 # The job's own limit counts from the start of training; before and after it machines are found, and
 # data and model are moved.
 WAIT_BEYOND_LIMIT_SECONDS = 1800
-# CloudWatch shows the last words of a job a moment after its end.
-LAST_WORDS_SECONDS = 5
 
 
 class TrainModelOperator(SageMakerTrainingOperator):
     """Runs one training job per content, or one search with several, and returns its claim check.
 
-    The job's name is a function of snapshot, code, hyper-parameters, image and instance: a retry attaches
+    The job's name is a function of snapshot, code, hyper-parameters, image and instances: a retry attaches
     to the running job, and a finished one is used again. A job that failed or was stopped is followed by
     one new job, named `-2`, `-3`, …
+
+    The triggerer follows the job, and its news stand in the task's log. A task that is marked, cleared or out
+    of time stops its job; a worker or a triggerer that dies does not.
 
     Args:
         snapshot: The `Snapshot` claim check, or the XCom of the task that exports it.
         hyperparameters: What reaches `train.py` as `--name value`.
         instance_type: Instance of the job.
         max_runtime_seconds: SageMaker stops a training after this long.
+        instances: Number of instances.
+        spot: Train on spare capacity.
+        max_cost: US dollars that a new job may cost at most; None for no limit.
         tune_trials: 0 trains once; N starts a tuning job of N trainings, and the best of them goes on.
         tune_parallel: Trainings of a tuning job at a time.
+        deferrable: Off: the worker follows the job, as it also does where the triggerer cannot reach AWS.
         **kwargs: Arguments of the provider's operator.
     """
 
-    template_fields: Sequence[str] = aws_template_fields(
-        "snapshot", "hyperparameters", "instance_type", "max_runtime_seconds", "tune_trials", "tune_parallel"
-    )
+    template_fields: Sequence[str] = aws_template_fields("snapshot", *Choice._fields)
     template_fields_renderers: ClassVar[dict[str, str]] = {"snapshot": "json", "hyperparameters": "json"}
     operator_extra_links = (TrainingJobLink(),)
 
@@ -64,28 +68,74 @@ class TrainModelOperator(SageMakerTrainingOperator):
         hyperparameters: Mapping[str, object],
         instance_type: str,
         max_runtime_seconds: int | str,
+        instances: int | str = 1,
+        spot: Any = False,
+        max_cost: Any = None,
         tune_trials: int | str = 0,
         tune_parallel: int | str = 1,
+        deferrable: bool = True,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("aws_conn_id", get_settings().aws_conn_id)
-        super().__init__(config={}, deferrable=False, **kwargs)
+        super().__init__(config={}, deferrable=deferrable, **kwargs)
         self.snapshot = snapshot
         self.hyperparameters = hyperparameters
         self.instance_type = instance_type
         self.max_runtime_seconds = max_runtime_seconds
+        self.instances = instances
+        self.spot = spot
+        self.max_cost = max_cost
         self.tune_trials = tune_trials
         self.tune_parallel = tune_parallel
         self._running: tuple[Job, str] | None = None
         self._killed = False
 
     def execute(self, context: Context) -> dict[str, object]:
-        """Starts the job or finds it, follows it to its end, and returns `TrainedModel` for XCom."""
+        """Starts the job or finds it, and returns `TrainedModel` for XCom once it has ended.
+
+        Raises:
+            TaskDeferred: The job runs; goes on in `execute_complete`.
+        """
         with aws_faults("Training"):
             settings = get_settings()
-            trained = self._train(context, settings)
-            leave_record(context, self.hook.s3_hook.get_conn(), settings, trained)
-            return trained.to_xcom()
+            snapshot = read_claim(Snapshot, self.snapshot)
+            job = self._job()
+            self.config = job_request(
+                self._choice(), settings, snapshot, source_digest(SOURCE), self._region()
+            )
+            name, found = self._start_or_attach(job, snapshot, settings)
+            TrainingJobLink.leave(context, self.hook.get_conn(), kind=job.console, job=name)
+            if job.outcome(found).state == "done":
+                # It had ended before we came: its log stands in the task that followed it.
+                return self._finish(context, settings, job, name, found)
+            self._running = (job, name)
+            deadline = self._deadline(job, found)
+            if self.deferrable:
+                self._hand_over(job, name, deadline, settings.poll_seconds)
+            ended = self._follow(job, name, deadline, settings.poll_seconds)
+            return self._finish(context, settings, job, name, ended)
+
+    def execute_complete(  # type: ignore[override]  # the provider returns what SageMaker answered
+        self, context: Context, event: dict[str, Any] | None = None
+    ) -> dict[str, object]:
+        """Finds out what became of the job that the triggerer followed; returns `TrainedModel` for XCom."""
+        with aws_faults("Training"):
+            if event is None:
+                raise AirflowException("The triggerer sent no event. A retry attaches to the job.")
+            settings = get_settings()
+            job, name = self._job(), str(event["name"])
+            self._running = (job, name)
+            description = job.describe(name)
+            if job.outcome(description).state == "running":
+                if event["status"] == LATE:
+                    self._give_up(job, name)
+                self.log.warning(
+                    "The triggerer cannot follow %s, this worker does: %s", name, event["message"]
+                )
+                job.go_on_from(event["place"])
+                description = self._follow(job, name, float(event["deadline"]), settings.poll_seconds)
+            self._refuse_failed(job, description, event["last_words"])
+            return self._finish(context, settings, job, name, description)
 
     def on_kill(self) -> None:
         """Stops the job: nobody is left who waits for it, and it costs money."""
@@ -95,48 +145,16 @@ class TrainModelOperator(SageMakerTrainingOperator):
             self.log.warning("The task was killed; stopping %s %s.", job.label.lower(), name)
             self._stop(job, name)
 
-    def _train(self, context: Context, settings: Settings) -> TrainedModel:
-        snapshot = read_claim(Snapshot, self.snapshot)
-        job, self.config = self._plan(snapshot, settings)
-        name = self._start_or_attach(job, snapshot.snapshot_id, settings.poll_seconds)
-        TrainingJobLink.leave(context, self.hook.get_conn(), kind=job.console, job=name)
-        description = self._follow(job, name, settings.poll_seconds)
-        trained, behind = job.result(description, snapshot.snapshot_id)
-        # OpenLineage reads data and artefact from here once the task has ended.
-        self.serialized_training_data = serialize(behind)
-        self.log.info("%s %s made %s.", job.label, name, trained.model_uri)
-        return trained
+    def _job(self) -> Job:
+        return JOBS["tuning" if int(self.tune_trials) else "training"](self.hook, self.log)
 
-    def _plan(self, snapshot: Snapshot, settings: Settings) -> tuple[Job, dict[str, Any]]:
-        """Returns the kind of job with its request; uploads the code that the request names."""
-        digest = source_digest(SOURCE)
-        root = settings.home
-        source_uri = f"{root}/code/{digest}/sourcedir.tar.gz"
-        self._upload_source(source_uri)
-        hyperparameters = dict(self.hyperparameters)
+    def _choice(self) -> Choice:
+        return Choice(**{name: getattr(self, name) for name in Choice._fields})
+
+    def _region(self) -> str | None:
         client: Any = self.hook.get_conn()
-        image = training_image(settings, client.meta.region_name, self.instance_type)
-        request = training_request(
-            # Tracking is no part of the name: it changes nothing of what is learned.
-            job_name=training_job_name(
-                snapshot.snapshot_id, digest, hyperparameters, image, self.instance_type
-            ),
-            snapshot=snapshot,
-            hyperparameters=hyperparameters,
-            source_uri=source_uri,
-            output_uri=f"{root}/models",
-            image=image,
-            role_arn=settings.sagemaker_role_arn,
-            instance_type=self.instance_type,
-            max_runtime_seconds=int(self.max_runtime_seconds),
-            region=client.meta.region_name,
-            tracking=settings.tracking,
-            environment=settings.tracking_environment,
-        )
-        if trials := int(self.tune_trials):
-            search = tuning_request(request, trials=trials, parallel=int(self.tune_parallel))
-            return TuningJob(self.hook, self.log), search
-        return TrainingJob(self.hook, self.log), request
+        region: str | None = client.meta.region_name
+        return region
 
     def _upload_source(self, uri: str) -> None:
         s3 = self.hook.s3_hook
@@ -153,27 +171,29 @@ class TrainModelOperator(SageMakerTrainingOperator):
                 return None
             raise
 
-    def _start_or_attach(self, job: Job, snapshot_id: str, poll_seconds: int) -> str:
-        """Returns the name of the one job to follow; starts it unless it is there."""
+    def _start_or_attach(
+        self, job: Job, snapshot: Snapshot, settings: Settings
+    ) -> tuple[str, dict[str, Any]]:
+        """Returns name and description of the one job to follow; starts it unless it is there."""
         failures: list[str] = []
         for attempt in range(1, MAX_ATTEMPTS + 1):
             name = attempt_name(str(self.config[job.name_member]), attempt)
             description = self._describe(job, name)
             if description is None:
-                self._create(job, name, failures)
-                return name
+                self._create(job, name, settings, failures)
+                return name, job.describe(name)
             while description[job.status_member] == "Stopping":
                 # Killed or stopped a moment ago: its end decides whether a new job is needed.
-                time.sleep(poll_seconds)
+                time.sleep(settings.poll_seconds)
                 description = job.describe(name)
             outcome = job.outcome(description)
             if outcome.state == "running":
                 self.log.info("Attaching to %s %s, which is running.", job.label.lower(), name)
-                return name
+                return name, description
             if outcome.state == "done":
-                if self._has_artefacts(job.result(description, snapshot_id)[0]):
+                if self._has_artefacts(job.result(description, snapshot)[0]):
                     self.log.info("%s %s has finished before; its model is used.", job.label, name)
-                    return name
+                    return name, description
                 failures.append(f"{job.label} {name} finished, but its model is no longer on S3.")
             else:
                 failures.append(outcome.reason)
@@ -186,9 +206,12 @@ class TrainModelOperator(SageMakerTrainingOperator):
         s3 = self.hook.s3_hook.get_conn()
         return object_exists(s3, trained.model_uri) and object_exists(s3, trained.evaluation_uri)
 
-    def _create(self, job: Job, name: str, failures: list[str]) -> None:
+    def _create(self, job: Job, name: str, settings: Settings, failures: list[str]) -> None:
         for failure in failures:
             self.log.info("Before: %s", failure)
+        if warning := check_cost(self._choice(), self._region()):
+            self.log.warning("%s", warning)
+        self._upload_source(source_uri(settings, source_digest(SOURCE)))
         if self._killed:
             raise AirflowException(f"The task was killed before it started a {job.label.lower()}.")
         self._running = (job, name)
@@ -201,46 +224,86 @@ class TrainModelOperator(SageMakerTrainingOperator):
             self.log.info("%s %s was started a moment ago; attaching.", job.label, name)
             return
         self.log.info(
-            "Started %s %s on %s, at most %s s.",
+            "Started %s %s on %s x %s%s, at most %s s.",
             job.label.lower(),
             name,
+            self.instances,
             self.instance_type,
+            " of spare capacity" if self.spot else "",
             job.seconds(request),
         )
 
-    def _follow(self, job: Job, name: str, poll_seconds: int) -> dict[str, Any]:
+    def _deadline(self, job: Job, description: Mapping[str, Any]) -> float:
+        """Returns the moment after which the job is late: its own limit and what goes around it."""
+        created: datetime | None = description.get("CreationTime")
+        # What is there may have been started with another limit than this run's.
+        limit = job.seconds({**self.config, **description}) + WAIT_BEYOND_LIMIT_SECONDS
+        return (created.timestamp() if created else time.time()) + limit
+
+    def _hand_over(self, job: Job, name: str, deadline: float, poll_seconds: int) -> None:
+        """Leaves the job to the triggerer."""
+        if self._killed:
+            # The kill can have come between the request that creates the job and its answer.
+            self._stop(job, name)
+            raise AirflowException(f"The task was killed; {job.label.lower()} {name} was told to stop.")
+        if self.execution_timeout is not None:
+            # Airflow holds a worker to it, and forgets it while a task is deferred.
+            deadline = min(deadline, time.time() + self.execution_timeout.total_seconds())
+        connection = {
+            "aws_conn_id": self.aws_conn_id,
+            "region_name": self.region_name,
+            "verify": self.verify,
+            "config": self.botocore_config,
+        }
+        self.defer(
+            trigger=SageMakerJobTrigger(
+                kind=job.kind, name=name, deadline=deadline, poll_seconds=poll_seconds, connection=connection
+            ),
+            method_name="execute_complete",
+        )
+
+    def _follow(self, job: Job, name: str, deadline: float, poll_seconds: int) -> dict[str, Any]:
         """Waits for the job's end with its news in our log; returns the description of a completed job."""
-        self._running = (job, name)
-        limit = job.seconds(self.config)
-        deadline = time.monotonic() + limit + WAIT_BEYOND_LIMIT_SECONDS
-        waited = False
         while True:
             description = job.describe(name)
-            outcome = job.outcome(description)
-            if outcome.state == "done" and not waited:
-                # It had ended before we came: its log stands in the task that waited for it.
-                return description
             job.watch(name, description)
-            if outcome.state != "running":
+            if job.outcome(description).state != "running":
                 break
             # A kill can come between the request that creates the job and its answer.
             if self._killed and description[job.status_member] == "InProgress":
                 self._stop(job, name)
-            if time.monotonic() > deadline:
-                self._stop(job, name)
-                raise AirflowFailException(
-                    f"{job.label} {name} did not end within {limit} s and {WAIT_BEYOND_LIMIT_SECONDS} s "
-                    "around them; it was told to stop."
-                )
+            if time.time() > deadline:
+                self._give_up(job, name)
             time.sleep(poll_seconds)
-            waited = True
-        self._running = None
-        if outcome.state == "done":
-            return description
         time.sleep(min(poll_seconds, LAST_WORDS_SECONDS))
         job.watch(name, description)
-        message = outcome.reason + job.last_words()
-        raise (AirflowException if outcome.worth_retry or self._killed else AirflowFailException)(message)
+        self._refuse_failed(job, description, job.last_words())
+        return description
+
+    def _give_up(self, job: Job, name: str) -> None:
+        self._stop(job, name)
+        raise AirflowFailException(
+            f"{job.label} {name} did not end in time and was told to stop: it is given the limit that it was "
+            f"started with and {WAIT_BEYOND_LIMIT_SECONDS} s around it, or this task's execution_timeout."
+        )
+
+    def _refuse_failed(self, job: Job, description: Mapping[str, Any], last_words: str) -> None:
+        self._running = None
+        outcome = job.outcome(description)
+        if outcome.state != "done":
+            fault = AirflowException if outcome.worth_retry or self._killed else AirflowFailException
+            raise fault(outcome.reason + last_words)
+
+    def _finish(
+        self, context: Context, settings: Settings, job: Job, name: str, description: Mapping[str, Any]
+    ) -> dict[str, object]:
+        trained, behind = job.result(description, read_claim(Snapshot, self.snapshot))
+        # OpenLineage reads data and artefact from here once the task has ended.
+        self.serialized_training_data = serialize(behind)
+        self.log.info("%s %s made %s.", job.label, name, trained.model_uri)
+        self.log.info("%s", cost_sentence(trained))
+        leave_record(context, self.hook.s3_hook.get_conn(), settings, trained)
+        return trained.to_xcom()
 
     def _stop(self, job: Job, name: str) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -23,12 +24,15 @@ class JobLog:
         client: boto3 client of CloudWatch Logs.
         job_name: The job whose streams are followed.
         keep: Number of last lines to remember.
+        place: Where another reader of the same log stopped.
     """
 
-    def __init__(self, client: Any, job_name: str, keep: int = 20) -> None:
+    def __init__(
+        self, client: Any, job_name: str, keep: int = 20, place: Mapping[str, str | None] | None = None
+    ) -> None:
         self._client = client
         self._job_name = job_name
-        self._tokens: dict[str, str | None] = {}
+        self._tokens: dict[str, str | None] = dict(place or {})
         self._last: deque[str] = deque(maxlen=keep)
         self.trouble = ""
 
@@ -36,6 +40,11 @@ class JobLog:
     def last_lines(self) -> tuple[str, ...]:
         """The last lines seen, oldest first."""
         return tuple(self._last)
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """Where this reader stands in each stream, made of what JSON knows."""
+        return dict(self._tokens)
 
     def new_lines(self) -> list[str]:
         """Returns the lines since the last call; none where log or stream are not there (yet)."""
@@ -53,13 +62,13 @@ class JobLog:
         return lines
 
     def _find_streams(self) -> None:
-        if self._tokens:
-            return
+        # Asked at every look: each instance has a stream, and a job that was interrupted goes on in another.
         # The slash keeps `pms-x` from finding the streams of its next attempt `pms-x-2`.
         answer = self._client.describe_log_streams(
             logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self._job_name}/"
         )
-        self._tokens = {stream["logStreamName"]: None for stream in answer["logStreams"]}
+        for stream in answer["logStreams"]:
+            self._tokens.setdefault(stream["logStreamName"], None)
 
     def _read(self, stream: str, lines: list[str]) -> None:
         for _ in range(_PAGES_A_LOOK):

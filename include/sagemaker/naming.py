@@ -17,10 +17,16 @@ def content_name(**content: object) -> str:
 
 
 def training_job_name(
-    snapshot_id: str, code_sha: str, hyperparameters: Mapping[str, object], image: str, instance_type: str
+    snapshot_id: str,
+    code_sha: str,
+    hyperparameters: Mapping[str, object],
+    image: str,
+    instance_type: str,
+    instances: int = 1,
 ) -> str:
     """Returns the name of the job that trains this code on this snapshot.
 
+    What changes nothing of what is learned is no part of it: spare capacity, network, key, tags, time.
     Values of hyper-parameters count by their text, as `train.py` gets them: 10 and "10" are one job.
     """
     return content_name(
@@ -30,6 +36,8 @@ def training_job_name(
         hyperparameters={name: str(value) for name, value in hyperparameters.items() if value is not None},
         image=image,
         instance_type=instance_type,
+        # As it was before there could be several, so that finished jobs are found again.
+        **({} if instances == 1 else {"instances": instances}),
     )
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from include.contracts import BadInputError, Snapshot, TrainedModel
+from include.contracts import BadInputError, Snapshot
 from include.sagemaker.source import ENTRY_POINT
 
 CHANNEL = "snapshot"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
-VOLUME_GB = 50
+# SageMaker's own tries after an internal fault of its own: the job keeps its name, its checkpoints and, for
+# all of them together, its time. What is left goes to Airflow's retry, which starts a job of the next name.
+RETRIES = 2
 # Of the blend, before it learns from the validation sessions, too. The curve's last value is no measure of
 # it: that is of the network alone, and the best epoch is kept.
 FINAL_METRIC = "validation:final_mrr@20"
 CHECKPOINTS = "/opt/ml/checkpoints"  # where train.py looks for them
+
+# Families with disks of their own, whose size is fixed and whose encryption is the instance's.
+_LOCAL_DISKS = re.compile(r"ml\.(?:[a-z]+\d+[a-z]*d[a-z]*|g[56]e?|gr6|p[456][a-z]*|trn\d[a-z]*)\.")
+_PROGRESS = re.compile(r"(epoch|refit)=(\d+)/(\d+) ")
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
 # Lines of train.py: `epoch=1/10 loss=5.1234 val_mrr@20=0.1234 …`. The space before the name keeps
@@ -34,6 +41,30 @@ METRIC_DEFINITIONS = (
 
 # SageMaker's side of a failure; the same job may well succeed.
 WORTH_ANOTHER_JOB = ("InternalServerError", "CapacityError", "InsufficientCapacity", "Insufficient capacity")
+
+
+class Machines(NamedTuple):
+    """What a training runs on. Only type and number of instances change what is learned.
+
+    Attributes:
+        instances: Number of them; each learns from its share of the same batches.
+        volume_gb: Disk of an instance that has none of its own.
+        spot_wait_seconds: Time that a job may wait for spare capacity, in all; None for capacity on demand.
+        network: `VpcConfig`; None for no VPC.
+        kms_key_id: Key of artefacts and volumes; None for AWS's own.
+    """
+
+    instance_type: str
+    instances: int = 1
+    volume_gb: int = 50
+    spot_wait_seconds: int | None = None
+    network: Mapping[str, list[str]] | None = None
+    kms_key_id: str | None = None
+
+    @property
+    def has_local_disks(self) -> bool:
+        """Whether SageMaker takes neither a size nor a key for the disk."""
+        return _LOCAL_DISKS.match(self.instance_type) is not None
 
 
 class TrainingOutcome(NamedTuple):
@@ -84,11 +115,12 @@ def training_request(
     output_uri: str,
     image: str,
     role_arn: str,
-    instance_type: str,
+    machines: Machines,
     max_runtime_seconds: int,
     region: str | None = None,
     tracking: str = "none",
     environment: Mapping[str, str] | None = None,
+    resource_tags: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Returns the whole CreateTrainingJob request.
 
@@ -100,17 +132,19 @@ def training_request(
         output_uri: Prefix under which SageMaker puts `<job>/output/` and keeps `<job>/checkpoints/`.
         image: Image of the container.
         role_arn: Execution role of the job.
-        instance_type: One such instance is used.
+        machines: What it runs on.
         max_runtime_seconds: SageMaker stops the job, and billing, after this long.
         region: Region of the job.
         tracking: Where the script copies parameters and learning curve.
         environment: Variables of the script. DescribeTrainingJob shows them: none may be a secret.
+        resource_tags: Tags of the job besides the project's own.
 
     Raises:
         BadInputError: A hyper-parameter's name is reserved, or the time is not positive.
     """
     if max_runtime_seconds < 1:
         raise BadInputError(f"A training job needs at least one second, not {max_runtime_seconds}.")
+    wait = machines.spot_wait_seconds
     if tracking != "none":
         hyperparameters = {**hyperparameters, "tracking": tracking}
     return {
@@ -135,22 +169,39 @@ def training_request(
                 "InputMode": "File",
             }
         ],
-        "OutputDataConfig": {"S3OutputPath": output_uri.rstrip("/")},
+        "OutputDataConfig": _without_none(S3OutputPath=output_uri.rstrip("/"), KmsKeyId=machines.kms_key_id),
         # Of the first job's name: the job that follows a failed or stopped one goes on from its checkpoints.
         "CheckpointConfig": {
             "S3Uri": f"{output_uri.rstrip('/')}/{job_name}/checkpoints/",
             "LocalPath": CHECKPOINTS,
         },
-        "ResourceConfig": {"InstanceCount": 1, "InstanceType": instance_type, "VolumeSizeInGB": VOLUME_GB},
-        "StoppingCondition": {"MaxRuntimeInSeconds": max_runtime_seconds},
+        "ResourceConfig": _without_none(
+            InstanceCount=machines.instances,
+            InstanceType=machines.instance_type,
+            VolumeSizeInGB=None if machines.has_local_disks else machines.volume_gb,
+            VolumeKmsKeyId=None if machines.has_local_disks else machines.kms_key_id,
+        ),
+        "StoppingCondition": _without_none(
+            MaxRuntimeInSeconds=max_runtime_seconds,
+            MaxWaitTimeInSeconds=None if wait is None else max_runtime_seconds + wait,
+        ),
+        "RetryStrategy": {"MaximumRetryAttempts": RETRIES},
+        "EnableManagedSpotTraining": wait is not None,
+        **({"VpcConfig": dict(machines.network)} if machines.network else {}),
         **({"Environment": dict(environment)} if environment else {}),
-        "Tags": tags(snapshot_id=snapshot.snapshot_id),
+        "Tags": tags(resource_tags, snapshot_id=snapshot.snapshot_id),
     }
 
 
-def tags(**values: str) -> list[dict[str, str]]:
-    """Returns SageMaker tags: the project's own, then the given ones."""
-    return [{"Key": key, "Value": value} for key, value in {"project": "post-modern-stack", **values}.items()]
+def tags(others: Mapping[str, str] | None = None, **values: str) -> list[dict[str, str]]:
+    """Returns SageMaker tags: others first, which cannot take a name of the project's own."""
+    everything = {**(others or {}), "project": "post-modern-stack", **values}
+    return [{"Key": key, "Value": value} for key, value in everything.items()]
+
+
+def limit_of(stopping: Mapping[str, Any]) -> int:
+    """Returns the seconds that a `StoppingCondition` gives a job, the wait for spare capacity included."""
+    return int(stopping.get("MaxWaitTimeInSeconds") or stopping["MaxRuntimeInSeconds"])
 
 
 def training_outcome(description: Mapping[str, Any]) -> TrainingOutcome:
@@ -172,6 +223,13 @@ def training_outcome(description: Mapping[str, Any]) -> TrainingOutcome:
                 f"Training job {name} was stopped after {limit} s, the most it was allowed: "
                 "allow more minutes, fewer epochs or a larger instance.",
             )
+        if description.get("SecondaryStatus") == "MaxWaitTimeExceeded":
+            return TrainingOutcome(
+                "failed",
+                f"Training job {name} found too little spare capacity within "
+                f"{description.get('StoppingCondition', {}).get('MaxWaitTimeInSeconds', 'its time of')} s: "
+                "raise PMS_SPOT_WAIT_MINUTES, choose another instance, or train on demand.",
+            )
         return TrainingOutcome("failed", f"Training job {name} was stopped before it had finished.")
     if status == "Failed":
         reason = str(description.get("FailureReason") or "SageMaker gave no reason.")
@@ -183,27 +241,21 @@ def training_outcome(description: Mapping[str, Any]) -> TrainingOutcome:
     return TrainingOutcome("failed", f"Training job {name} is in the unexpected state {status!r}.")
 
 
-def trained_model(description: Mapping[str, Any], snapshot_id: str) -> TrainedModel:
-    """Returns the claim check of a completed job.
+def progress_of(line: str) -> str | None:
+    """Returns how far a line of the job's log says that it is; None where it says nothing of it."""
+    found = _PROGRESS.match(line)
+    if found is None:
+        return None
+    phase, epoch, epochs = found[1], int(found[2]), int(found[3])
+    told = dict(part.split("=", 1) for part in line[found.end() :].split() if "=" in part)
+    figures = [
+        f"{title} {told[name]}"
+        for name, title in (("loss", "loss"), ("val_mrr@20", "validation MRR@20"))
+        if name in told
+    ]
+    again = "" if phase == "epoch" else "again with the validation sessions, "
+    return ", ".join([f"{again}epoch {epoch}/{epochs} ({100 * epoch // max(epochs, 1)} %)", *figures])
 
-    Args:
-        description: Answer of DescribeTrainingJob.
-        snapshot_id: The data the job was given.
 
-    Raises:
-        BadInputError: The job is not completed or names no artefact.
-    """
-    name = str(description.get("TrainingJobName", ""))
-    artefact = description.get("ModelArtifacts", {}).get("S3ModelArtifacts")
-    if description.get("TrainingJobStatus") != "Completed" or not artefact:
-        raise BadInputError(f"Training job {name} has no model: {description.get('TrainingJobStatus')}.")
-    output = str(description["OutputDataConfig"]["S3OutputPath"]).rstrip("/")
-    seconds = description.get("BillableTimeInSeconds") or description.get("TrainingTimeInSeconds") or 0
-    return TrainedModel(
-        job_name=name,
-        job_arn=str(description["TrainingJobArn"]),
-        snapshot_id=snapshot_id,
-        model_uri=str(artefact),
-        evaluation_uri=f"{output}/{name}/output/output.tar.gz",
-        billable_seconds=int(seconds),
-    )
+def _without_none(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}

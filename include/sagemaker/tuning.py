@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from include.contracts import BadInputError, TrainedModel, Tuning
+from include.contracts import BadInputError, Snapshot, TrainedModel, Tuning
 from include.sagemaker.naming import tuning_job_name
-from include.sagemaker.training import FINAL_METRIC, WORTH_ANOTHER_JOB, TrainingOutcome, trained_model
+from include.sagemaker.results import billable_seconds, cost_of, moment_of, spot_saving, trained_model
+from include.sagemaker.training import FINAL_METRIC, WORTH_ANOTHER_JOB, TrainingOutcome, limit_of
 
 MAX_TRIALS = 50
 # SageMaker's own default quota.
@@ -75,26 +75,26 @@ def tuning_request(training: Mapping[str, Any], *, trials: int, parallel: int) -
     if not space:
         raise BadInputError(f"Nothing is left to search: the run sets {', '.join(SPACE)} itself.")
     at_a_time = min(parallel, trials)
-    trial_seconds = int(training["StoppingCondition"]["MaxRuntimeInSeconds"]) + _AROUND_A_TRIAL_SECONDS
+    trial_seconds = limit_of(training["StoppingCondition"]) + _AROUND_A_TRIAL_SECONDS
+    limits = {"MaxNumberOfTrainingJobs": trials, "MaxParallelTrainingJobs": at_a_time}
     search = {
         "Strategy": "Bayesian",
         "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": FINAL_METRIC},
-        "ResourceLimits": {
-            "MaxNumberOfTrainingJobs": trials,
-            "MaxParallelTrainingJobs": at_a_time,
-            "MaxRuntimeInSeconds": min(
-                max(math.ceil(trials / at_a_time) * trial_seconds, _SHORTEST), _LONGEST
-            ),
-        },
+        "ResourceLimits": limits,
         "ParameterRanges": _ranges(space),
         # train.py stops by itself where validation no longer rises, and exports its best weights; a job that
         # SageMaker stops exports nothing.
         "TrainingJobEarlyStoppingType": "Off",
         "RandomSeed": SEED,
     }
+    seconds = min(max(math.ceil(trials / at_a_time) * trial_seconds, _SHORTEST), _LONGEST)
     return {
+        # How long it may take is no part of the name: it changes nothing of what is learned.
         "HyperParameterTuningJobName": tuning_job_name(str(training["TrainingJobName"]), search),
-        "HyperParameterTuningJobConfig": search,
+        "HyperParameterTuningJobConfig": {
+            **search,
+            "ResourceLimits": {**limits, "MaxRuntimeInSeconds": seconds},
+        },
         "TrainingJobDefinition": {
             **{member: training[member] for member in _SHARED if member in training},
             # In a tuning job the TensorFlow container reads `model_dir`, and crashes where there is none.
@@ -139,7 +139,11 @@ def best_trial(description: Mapping[str, Any]) -> str | None:
 
 
 def tuned_model(
-    tuning: Mapping[str, Any], best: Mapping[str, Any], trials: Iterable[Mapping[str, Any]], snapshot_id: str
+    tuning: Mapping[str, Any],
+    best: Mapping[str, Any],
+    trials: Iterable[Mapping[str, Any]],
+    jobs: Sequence[Mapping[str, Any]],
+    snapshot: Snapshot,
 ) -> TrainedModel:
     """Returns the claim check of the model that won a search.
 
@@ -147,20 +151,24 @@ def tuned_model(
         tuning: Answer of DescribeHyperParameterTuningJob.
         best: Answer of DescribeTrainingJob, about its best trial.
         trials: Summaries of all its trials.
-        snapshot_id: The data the job was given.
+        jobs: Answers of DescribeTrainingJob, about all its trials.
+        snapshot: The data the job was given.
 
     Raises:
         BadInputError: The best trial is not completed or names no artefact.
     """
     won = tuning["BestTrainingJob"]
-    every = list(trials)
-    seconds = sum((_duration(trial) for trial in every), timedelta()).total_seconds()
-    return trained_model(best, snapshot_id).model_copy(
+    seconds = sum(map(billable_seconds, jobs))
+    return trained_model(best, snapshot).model_copy(
         update={
-            "billable_seconds": math.ceil(seconds),
+            "billable_seconds": seconds,
+            "cost_usd": cost_of(best, seconds),
+            "spot_saving": spot_saving(jobs),
+            # Of the search: it decides over the winner, whichever trial that was.
+            "trained_at": moment_of(tuning),
             "tuning": Tuning(
                 job_name=tuning["HyperParameterTuningJobName"],
-                trials=sum(trial.get("ObjectiveStatus") == "Succeeded" for trial in every),
+                trials=sum(trial.get("ObjectiveStatus") == "Succeeded" for trial in trials),
                 val_mrr=won["FinalHyperParameterTuningJobObjectiveMetric"]["Value"],
                 hyperparameters=plain_values(won),
             ),
@@ -178,17 +186,21 @@ def trial_sentence(trial: Mapping[str, Any]) -> str:
     return f"Trial {trial['TrainingJobName']}: {trial['TrainingJobStatus']}{told}{why}; {given}"
 
 
+def search_progress(tuning: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
+    """Returns how many trials of a search have ended, and the best score so far."""
+    ended = sum(trial["TrainingJobStatus"] not in {"InProgress", "Stopping"} for trial in trials)
+    limits = tuning.get("HyperParameterTuningJobConfig", {}).get("ResourceLimits", {})
+    wanted = int(limits.get("MaxNumberOfTrainingJobs", len(trials)))
+    told = f"{ended} of {wanted} trials have ended ({100 * ended // max(wanted, 1)} %)"
+    best: Mapping[str, Any] = tuning.get("BestTrainingJob") or {}
+    score = best.get("FinalHyperParameterTuningJobObjectiveMetric")
+    return f"{told}, best {score['MetricName']}={score['Value']:.4f}" if score else told
+
+
 def plain_values(trial: Mapping[str, Any]) -> dict[str, str]:
     """Returns a trial's own hyper-parameters as text."""
     values = trial["TunedHyperParameters"]
     return {name: str(values[name]).strip('"') for name in sorted(values)}
-
-
-def _duration(trial: Mapping[str, Any]) -> timedelta:
-    if "TrainingStartTime" not in trial or "TrainingEndTime" not in trial:
-        return timedelta()
-    duration: timedelta = trial["TrainingEndTime"] - trial["TrainingStartTime"]
-    return duration
 
 
 def _ranges(space: Mapping[str, Range | tuple[int, ...]]) -> dict[str, list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -73,9 +74,16 @@ def alarms(aws: Any, settings: Settings) -> Any:
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Nobody waits; the pauses asked for are kept, and the clock jumps over them."""
     taken: list[float] = []
-    real = time.monotonic
+    monotonic, now, pause = time.monotonic, time.time, asyncio.sleep
+
+    async def nap(seconds: float) -> None:
+        taken.append(seconds)
+        await pause(0)
+
     monkeypatch.setattr(time, "sleep", taken.append)
-    monkeypatch.setattr(time, "monotonic", lambda: real() + sum(taken))
+    monkeypatch.setattr(asyncio, "sleep", nap)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + sum(taken))
+    monkeypatch.setattr(time, "time", lambda: now() + sum(taken))
     return taken
 
 

@@ -15,6 +15,7 @@ from include.operators.train_model import TrainModelOperator
 from include.sagemaker.source import source_digest
 from include.sagemaker.training import LOG_GROUP
 from include.settings import get_settings
+from tests.operators.deferral import run_to_end
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal
 
 pytestmark = pytest.mark.usefixtures("naps")
@@ -48,7 +49,7 @@ def operator(snapshot: Snapshot, **changes: Any) -> TrainModelOperator:
 
 
 def run(snapshot: Snapshot, **changes: Any) -> TrainedModel:
-    return TrainedModel.model_validate(operator(snapshot, **changes).execute({}))  # type: ignore[arg-type]
+    return TrainedModel.model_validate(run_to_end(operator(snapshot, **changes), {}))
 
 
 def put_artefacts(aws: Any, name: str) -> None:
@@ -95,7 +96,7 @@ def test_a_setting_has_the_job_tracked_under_the_same_name(
 
 
 def test_the_run_keeps_the_claim_check(sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot) -> None:
-    returned = operator(snapshot).execute({"run_id": "manual__1"})  # type: ignore[arg-type]
+    returned = run_to_end(operator(snapshot), {"run_id": "manual__1"})
     body = aws.get_object(Bucket="post-modern-stack", Key="shop/runs/manual__1/model.json")["Body"].read()
     assert json.loads(body) == returned
 
@@ -107,15 +108,15 @@ def test_templated_numbers_may_arrive_as_text(sagemaker: FakeSageMaker, snapshot
     put = sagemaker.jobs[first.job_name]
     assert put[-1]["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600}
     sagemaker.jobs[first.job_name] = [sagemaker.job(first.job_name, {}, **RUNNING), put[-1]]
-    assert as_text.execute({})["job_name"] == first.job_name  # type: ignore[arg-type]
+    assert run_to_end(as_text, {})["job_name"] == first.job_name
 
 
 def test_retry_attaches_to_the_running_job(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
     killed = operator(snapshot)
     sagemaker.next_job = [RUNNING]
-    killed._follow = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    killed._hand_over = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        killed.execute({})  # type: ignore[arg-type]
+        run_to_end(killed, {})
     [name] = sagemaker.jobs
     sagemaker.jobs[name] = [sagemaker.job(name, {}, **state) for state in (RUNNING, RUNNING, DONE)]
     assert run(snapshot).job_name == name
@@ -233,10 +234,10 @@ def test_kill_stops_the_job(
     sagemaker: FakeSageMaker, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sagemaker.next_job = [RUNNING]
-    task = operator(snapshot)
+    task = operator(snapshot, deferrable=False)
     monkeypatch.setattr(TrainingJob, "watch", lambda *_: task.on_kill())
-    with pytest.raises(AirflowException, match="stopped"):
-        task.execute({})  # type: ignore[arg-type]
+    with pytest.raises(AirflowException, match="stopped before"):
+        run_to_end(task, {})
     [name] = sagemaker.jobs
     assert {"TrainingJobName": name} in sagemaker.made("StopTrainingJob")
 
@@ -245,7 +246,7 @@ def test_kill_before_a_job_starts_nothing(sagemaker: FakeSageMaker, snapshot: Sn
     task = operator(snapshot)
     task.on_kill()
     with pytest.raises(AirflowException, match="killed before"):
-        task.execute({})  # type: ignore[arg-type]
+        run_to_end(task, {})
     assert sagemaker.calls == []
 
 
@@ -283,5 +284,5 @@ def test_claim_check_of_another_kind_is_refused(sagemaker: FakeSageMaker, snapsh
     with pytest.raises(AirflowFailException, match="no Snapshot"):
         task = operator(snapshot)
         task.snapshot = {"snapshot_id": "x"}
-        task.execute({})  # type: ignore[arg-type]
+        run_to_end(task, {})
     assert sagemaker.calls == []

@@ -14,6 +14,7 @@ from include.operators import train_model
 from include.operators.sagemaker_jobs import TuningJob
 from include.operators.train_model import TrainModelOperator
 from include.sagemaker.training import LOG_GROUP
+from tests.operators.deferral import run_to_end
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal, trial
 
 pytestmark = pytest.mark.usefixtures("naps")
@@ -54,7 +55,7 @@ def operator(snapshot: Snapshot, **changes: Any) -> TrainModelOperator:
 
 
 def run(snapshot: Snapshot, **changes: Any) -> TrainedModel:
-    return TrainedModel.model_validate(operator(snapshot, **changes).execute({}))  # type: ignore[arg-type]
+    return TrainedModel.model_validate(run_to_end(operator(snapshot, **changes), {}))
 
 
 def put_artefacts(aws: Any, *names: str, folder: str) -> None:
@@ -74,7 +75,7 @@ def test_a_search_is_one_tuning_job_and_its_best_trial_goes_on(
     assert trained.job_name == best
     assert trained.model_uri == f"s3://post-modern-stack/shop/models/{best}/output/model.tar.gz"
     assert trained.evaluation_uri == f"s3://post-modern-stack/shop/models/{best}/output/output.tar.gz"
-    assert trained.billable_seconds == 180
+    assert trained.billable_seconds == 3 * 42
     assert trained.tuning is not None
     assert trained.tuning.model_dump() == {
         "job_name": name,
@@ -90,7 +91,7 @@ def test_zero_trials_train_once(sagemaker: FakeSageMaker, snapshot: Snapshot) ->
 
 
 def test_the_run_keeps_what_won(sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot) -> None:
-    operator(snapshot).execute({"run_id": "manual__1"})  # type: ignore[arg-type]
+    run_to_end(operator(snapshot), {"run_id": "manual__1"})
     body = aws.get_object(Bucket="post-modern-stack", Key="shop/runs/manual__1/model.json")["Body"].read()
     kept = TrainedModel.model_validate_json(body)
     assert kept.tuning is not None
@@ -123,9 +124,9 @@ def test_the_name_is_a_function_of_content(
 def test_retry_attaches_to_the_running_search(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
     killed = operator(snapshot)
     sagemaker.next_tuning = [RUNNING]
-    killed._follow = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    killed._hand_over = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        killed.execute({})  # type: ignore[arg-type]
+        run_to_end(killed, {})
     [name] = sagemaker.tunings
     sagemaker.tunings[name] = [sagemaker.tuning(name, {}, **state) for state in (RUNNING, RUNNING, DONE)]
     trained = run(snapshot)
@@ -179,10 +180,10 @@ def test_kill_stops_the_search(
     sagemaker: FakeSageMaker, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sagemaker.next_tuning = [RUNNING]
-    task = operator(snapshot)
+    task = operator(snapshot, deferrable=False)
     monkeypatch.setattr(TuningJob, "watch", lambda *_: task.on_kill())
-    with pytest.raises(AirflowException, match="stopped"):
-        task.execute({})  # type: ignore[arg-type]
+    with pytest.raises(AirflowException, match="stopped before"):
+        run_to_end(task, {})
     [name] = sagemaker.tunings
     assert {"HyperParameterTuningJobName": name} in sagemaker.made("StopHyperParameterTuningJob")
     assert sagemaker.made("StopTrainingJob") == []

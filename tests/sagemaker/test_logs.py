@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -38,6 +39,25 @@ def test_lines_are_handed_out_once(client: Any) -> None:
     assert log.new_lines() == ["three"]
     assert log.last_lines == ("two", "three")
     assert log.trouble == ""
+
+
+def test_every_instance_and_every_restart_has_a_stream(client: Any) -> None:
+    client.create_log_group(logGroupName=LOG_GROUP)
+    log = JobLog(client, "pms-x")
+    for stream in ("pms-x/algo-1-1", "pms-x/algo-2-1", "pms-x/algo-1-2"):
+        client.create_log_stream(logGroupName=LOG_GROUP, logStreamName=stream)
+        write(client, stream, f"from {stream}")
+        assert log.new_lines() == [f"from {stream}"]
+
+
+def test_another_reader_goes_on_where_the_first_stopped(client: Any) -> None:
+    client.create_log_group(logGroupName=LOG_GROUP)
+    client.create_log_stream(logGroupName=LOG_GROUP, logStreamName="pms-x/algo-1")
+    write(client, "pms-x/algo-1", "one")
+    first = JobLog(client, "pms-x")
+    assert first.new_lines() == ["one"]
+    write(client, "pms-x/algo-1", "two")
+    assert JobLog(client, "pms-x", place=json.loads(json.dumps(first.place))).new_lines() == ["two"]
 
 
 def test_log_of_the_next_attempt_is_another_log(client: Any) -> None:

@@ -76,6 +76,11 @@ def test_known_name_never_changes() -> None:
     assert training_job_name(**JOB) == "pms-d7480f3c5893"
 
 
+def test_several_instances_learn_something_else() -> None:
+    assert training_job_name(**JOB, instances=1) == training_job_name(**JOB)
+    assert training_job_name(**JOB, instances=2) != training_job_name(**JOB)
+
+
 @pytest.mark.parametrize(
     "hyperparameters",
     [{"architecture": "gru", "epochs": 3}, {"epochs": "3", "architecture": "gru"}],

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from include.contracts import SettingsError
+from include.contracts import BadInputError, SettingsError
 from include.run_params import run_params
-from include.sagemaker.prices import Prices, load_prices
+from include.sagemaker.prices import Prices, check_budget, load_prices
 from include.settings import Settings
 
 PRICES = Prices.model_validate(
@@ -65,3 +66,31 @@ def test_a_broken_table_names_the_file(name: str, tmp_path: Path) -> None:
     path.write_text(BROKEN[name])
     with pytest.raises(SettingsError, match=r"prices\.yaml is not a valid table"):
         load_prices(path)
+
+
+G5 = {"region": "us-east-1", "instance": "ml.g5.xlarge", "instances": 1, "seconds": 3600}
+
+
+@pytest.mark.parametrize(
+    ("limit", "changes"),
+    [
+        (1.40, {}),
+        (2.81, {"instances": 2}),
+        (2.81, {"seconds": 7200}),
+        (4.22, {"trials": 3}),
+    ],
+    ids=["hour", "instances", "time", "trials"],
+)
+def test_what_could_cost_more_is_refused_with_the_arithmetic(limit: float, changes: dict[str, Any]) -> None:
+    chosen = {**G5, **changes}
+    with pytest.raises(BadInputError, match=r"x ml.g5.xlarge at 1.408 an hour x \d+ minutes") as refusal:
+        check_budget(limit, **chosen)
+    assert ("3 trials x 1 x ml" in str(refusal.value)) is ("trials" in changes)
+    assert check_budget(limit + 0.02, **chosen) is None
+    assert check_budget(None, **chosen) is None
+
+
+@pytest.mark.parametrize("changes", [{"region": "eu-north-1"}, {"instance": "ml.unheard.of"}])
+def test_what_has_no_price_is_allowed_with_a_warning(changes: dict[str, Any]) -> None:
+    assert "Nobody checks" in str(check_budget(0.01, **{**G5, **changes}))
+    assert check_budget(None, **{**G5, **changes}) is None

@@ -12,8 +12,11 @@ from include.contracts import BadInputError, Snapshot
 from include.sagemaker.training import (
     FINAL_METRIC,
     METRIC_DEFINITIONS,
+    Machines,
+    limit_of,
+    progress_of,
     script_hyperparameters,
-    trained_model,
+    tags,
     training_outcome,
     training_request,
 )
@@ -40,7 +43,7 @@ def request(**changes: Any) -> dict[str, Any]:
         "output_uri": "s3://b/p/models/",
         "image": "1.dkr.ecr.us-east-1.amazonaws.com/tensorflow-training:2.21",
         "role_arn": "arn:aws:iam::123456789012:role/train",
-        "instance_type": "ml.g5.xlarge",
+        "machines": Machines("ml.m5.xlarge"),
         "max_runtime_seconds": 3600,
         "region": "us-east-1",
         **changes,
@@ -48,14 +51,106 @@ def request(**changes: Any) -> dict[str, Any]:
     return training_request(**arguments)
 
 
-def test_request_fits_the_service_model() -> None:
+EVERYTHING = {
+    "machines": Machines(
+        "ml.m5.xlarge",
+        instances=2,
+        volume_gb=80,
+        spot_wait_seconds=600,
+        network={"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1", "subnet-2"]},
+        kms_key_id="arn:aws:kms:us-east-1:123456789012:key/k",
+    ),
+    "resource_tags": {"team": "search", "project": "mine"},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_request_fits_the_service_model(changes: dict[str, Any]) -> None:
     model = botocore.session.get_session().get_service_model("sagemaker")
     shape = model.operation_model("CreateTrainingJob").input_shape
-    report = ParamValidator().validate(request(), shape)
+    report = ParamValidator().validate(request(**changes), shape)
     assert not report.has_errors(), report.generate_report()
     assert request()["ResourceConfig"]["InstanceType"] in model.shape_for("TrainingInstanceType").enum
     for definition in METRIC_DEFINITIONS:
         assert len(definition["Regex"]) <= 500
+
+
+def test_request_asks_for_what_the_settings_say() -> None:
+    made = request(**EVERYTHING)
+    assert made["ResourceConfig"] == {
+        "InstanceCount": 2,
+        "InstanceType": "ml.m5.xlarge",
+        "VolumeSizeInGB": 80,
+        "VolumeKmsKeyId": "arn:aws:kms:us-east-1:123456789012:key/k",
+    }
+    assert made["OutputDataConfig"]["KmsKeyId"] == "arn:aws:kms:us-east-1:123456789012:key/k"
+    assert made["VpcConfig"] == {"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1", "subnet-2"]}
+    assert made["EnableManagedSpotTraining"] is True
+    assert made["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 4200}
+    assert limit_of(made["StoppingCondition"]) == 4200
+    assert {"Key": "team", "Value": "search"} in made["Tags"]
+
+
+def test_request_without_wishes_leaves_them_out() -> None:
+    made = request()
+    assert made["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600}
+    assert made["EnableManagedSpotTraining"] is False
+    assert "VpcConfig" not in made
+    assert made["OutputDataConfig"] == {"S3OutputPath": "s3://b/p/models"}
+    assert limit_of(made["StoppingCondition"]) == 3600
+
+
+def test_tags_of_others_cannot_hide_the_projects_own() -> None:
+    made = {tag["Key"]: tag["Value"] for tag in tags({"project": "mine", "team": "search"}, job="x")}
+    assert made == {"project": "post-modern-stack", "team": "search", "job": "x"}
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "local"),
+    [
+        ("ml.m5.xlarge", False),
+        ("ml.m6i.xlarge", False),
+        ("ml.c5n.xlarge", False),
+        ("ml.c7i.2xlarge", False),
+        ("ml.p3.2xlarge", False),
+        ("ml.r5.large", False),
+        ("ml.m5d.xlarge", True),
+        ("ml.c5d.xlarge", True),
+        ("ml.r5dn.xlarge", True),
+        ("ml.m6id.xlarge", True),
+        ("ml.g4dn.xlarge", True),
+        ("ml.g5.xlarge", True),
+        ("ml.g6.xlarge", True),
+        ("ml.g6e.xlarge", True),
+        ("ml.p3dn.24xlarge", True),
+        ("ml.p4de.24xlarge", True),
+        ("ml.p5.48xlarge", True),
+        ("ml.trn1.2xlarge", True),
+    ],
+)
+def test_disk_of_the_instance_itself_takes_neither_size_nor_key(instance_type: str, local: bool) -> None:
+    made = request(machines=Machines(instance_type, kms_key_id="k"))
+    assert ("VolumeKmsKeyId" not in made["ResourceConfig"]) is local
+    assert ("VolumeSizeInGB" not in made["ResourceConfig"]) is local
+    assert made["OutputDataConfig"]["KmsKeyId"] == "k"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "epoch=3/8 loss=5.1234 val_mrr@20=0.2371 val_hit_rate@20=0.55 seconds=4.2",
+            "epoch 3/8 (37 %), loss 5.1234, validation MRR@20 0.2371",
+        ),
+        ("epoch=8/8 loss=5.0", "epoch 8/8 (100 %), loss 5.0"),
+        ("refit=1/3 loss=4.5", "again with the validation sessions, epoch 1/3 (33 %), loss 4.5"),
+        ("step 3/9 of epoch 1: 5.2", None),
+        ("a shop said epoch=3/8 once", None),
+        ("epoch=1/0 x", "epoch 1/0 (100 %)"),
+    ],
+)
+def test_progress_is_read_from_the_log(line: str, told: str | None) -> None:
+    assert progress_of(line) == told
 
 
 def test_checkpoints_are_kept_beside_the_output() -> None:
@@ -161,6 +256,16 @@ def test_metrics_are_found_in_the_log_lines(line: str, found: dict[str, str]) ->
             "after 60 s",
             False,
         ),
+        (
+            {
+                "TrainingJobStatus": "Stopped",
+                "SecondaryStatus": "MaxWaitTimeExceeded",
+                "StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 90},
+            },
+            "failed",
+            "spare capacity within 90 s",
+            False,
+        ),
         ({"TrainingJobStatus": "Failed"}, "failed", "no reason", False),
         (
             {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError: nan"},
@@ -186,29 +291,3 @@ def test_every_state_of_a_job_has_an_outcome(
     outcome = training_outcome({"TrainingJobName": "pms-x", **description})
     assert (outcome.state, outcome.worth_retry) == (state, worth_retry)
     assert reason in outcome.reason
-
-
-def described(**changes: Any) -> dict[str, Any]:
-    return {
-        "TrainingJobName": "pms-x",
-        "TrainingJobArn": "arn:x",
-        "TrainingJobStatus": "Completed",
-        "ModelArtifacts": {"S3ModelArtifacts": "s3://b/p/models/pms-x/output/model.tar.gz"},
-        "OutputDataConfig": {"S3OutputPath": "s3://b/p/models/"},
-        "TrainingTimeInSeconds": 30,
-        **changes,
-    }
-
-
-def test_claim_check_of_a_completed_job() -> None:
-    trained = trained_model(described(), "snap-1")
-    assert trained.model_uri == "s3://b/p/models/pms-x/output/model.tar.gz"
-    assert trained.evaluation_uri == "s3://b/p/models/pms-x/output/output.tar.gz"
-    assert trained.billable_seconds == 30
-    assert trained_model(described(BillableTimeInSeconds=42), "snap-1").billable_seconds == 42
-
-
-@pytest.mark.parametrize("changes", [{"TrainingJobStatus": "Stopped"}, {"ModelArtifacts": {}}])
-def test_unfinished_job_has_no_claim_check(changes: dict[str, Any]) -> None:
-    with pytest.raises(BadInputError):
-        trained_model(described(**changes), "snap-1")

@@ -15,12 +15,14 @@ from include.sagemaker.tuning import (
     SPACE,
     Range,
     best_trial,
+    search_progress,
     trial_sentence,
     tuned_model,
     tuning_outcome,
     tuning_request,
 )
-from tests.sagemaker.test_training import described
+from tests.sagemaker.test_results import SPOT, described
+from tests.sagemaker.test_training import EVERYTHING, SNAPSHOT
 from tests.sagemaker.test_training import request as training_request
 
 MODEL = botocore.session.get_session().get_service_model("sagemaker")
@@ -40,9 +42,10 @@ def search(made: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_request_fits_the_service_model() -> None:
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_request_fits_the_service_model(changes: dict[str, Any]) -> None:
     shape = MODEL.operation_model("CreateHyperParameterTuningJob").input_shape
-    report = ParamValidator().validate(request(), shape)
+    report = ParamValidator().validate(request(**changes), shape)
     assert not report.has_errors(), report.generate_report()
     config = search(request())
     for member, name in (
@@ -247,13 +250,22 @@ def test_best_trial(description: dict[str, Any], name: str | None) -> None:
 
 
 def test_claim_check_of_the_winner() -> None:
-    tuned = {"HyperParameterTuningJobName": "pms-x", "BestTrainingJob": WON}
-    best = described(TrainingJobName=WON["TrainingJobName"])
-    model = tuned_model(tuned, best, [LOST, WON, PENDING], "snap-1")
+    tuned = {
+        "HyperParameterTuningJobName": "pms-x",
+        "BestTrainingJob": WON,
+        "CreationTime": datetime(2026, 11, 23, tzinfo=UTC),
+    }
+    best = described(TrainingJobName=WON["TrainingJobName"], BillableTimeInSeconds=3500)
+    lost = described(TrainingJobStatus="Failed", BillableTimeInSeconds=100)
+    pending = described(TrainingJobStatus="InProgress", TrainingTimeInSeconds=None)
+    model = tuned_model(tuned, best, [LOST, WON, PENDING], [lost, best, pending], SNAPSHOT)
     assert model.job_name == "pms-x-002-0a1b2c3d"
     assert model.evaluation_uri == "s3://b/p/models/pms-x-002-0a1b2c3d/output/output.tar.gz"
-    # 100.5 s of two trials; the third has not begun.
-    assert model.billable_seconds == 101
+    assert model.billable_seconds == 3600
+    assert model.cost_usd == pytest.approx(0.23)
+    assert (model.data_until, model.trained_at) == ("2026-02-01", "2026-11-23T00:00:00+00:00")
+    assert model.spot_saving is None
+    assert tuned_model(tuned, best, [WON], [described(**SPOT), best], SNAPSHOT).spot_saving == 0.8
     assert model.tuning is not None
     assert model.tuning.to_xcom() == {
         "job_name": "pms-x",
@@ -266,7 +278,23 @@ def test_claim_check_of_the_winner() -> None:
 def test_winner_without_an_artefact_has_no_claim_check() -> None:
     tuned = {"HyperParameterTuningJobName": "pms-x", "BestTrainingJob": WON}
     with pytest.raises(BadInputError, match="has no model"):
-        tuned_model(tuned, described(ModelArtifacts={}), [WON], "snap-1")
+        tuned_model(tuned, described(ModelArtifacts={}), [WON], [], SNAPSHOT)
+
+
+def test_progress_counts_the_trials_that_have_ended() -> None:
+    tuning = {"HyperParameterTuningJobConfig": {"ResourceLimits": {"MaxNumberOfTrainingJobs": 4}}}
+    assert search_progress(tuning, [PENDING]) == "0 of 4 trials have ended (0 %)"
+    assert search_progress({**tuning, "BestTrainingJob": WON}, [LOST, WON, PENDING]) == (
+        "2 of 4 trials have ended (50 %), best validation:final_mrr@20=0.2500"
+    )
+
+
+def test_where_and_how_long_it_runs_is_no_part_of_the_name() -> None:
+    names = {
+        request(**changes)["HyperParameterTuningJobName"]
+        for changes in ({}, EVERYTHING, {"max_runtime_seconds": 7200})
+    }
+    assert len(names) == 1
 
 
 @pytest.mark.parametrize(
