@@ -63,10 +63,26 @@ def post_modern_stack() -> None:
         "tenant": "{{ params.tenant }}",
         "reuse_snapshot": "{{ params.reuse_snapshot }}",
     }
+    training: dict[str, Any] = {
+        "hyperparameters": {
+            "architecture": "{{ params.architecture }}",
+            "epochs": "{{ params.epochs }}",
+            # Ends with the best weights so far, well before SageMaker stops the job with none.
+            "max-seconds": "{{ params.training_minutes * 36 }}",
+        },
+        "instance_type": "{{ params.training_instance_type }}",
+        "max_runtime_seconds": "{{ params.training_minutes * 60 }}",
+        "instances": "{{ params.training_instances }}",
+        "spot": "{{ params.spot }}",
+        "max_cost": "{{ params.max_cost }}",
+        "tune_trials": "{{ params.tune_trials }}",
+        "tune_parallel": "{{ params.tune_parallel }}",
+    }
     check = CheckPrerequisitesOperator(
         task_id="check_prerequisites",
         inlets=[RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES],
         **chosen,
+        training=training,
         pool=settings.warehouse_pool,
     )
     transform = transform_group(settings, check)
@@ -82,20 +98,7 @@ def post_modern_stack() -> None:
         )
 
     with TaskGroup("train") as train:
-        trained = TrainModelOperator(
-            task_id="train_model",
-            snapshot=snapshot.output,
-            hyperparameters={
-                "architecture": "{{ params.architecture }}",
-                "epochs": "{{ params.epochs }}",
-                # Ends with the best weights so far, well before SageMaker stops the job with none.
-                "max-seconds": "{{ params.training_minutes * 36 }}",
-            },
-            instance_type="{{ params.training_instance_type }}",
-            max_runtime_seconds="{{ params.training_minutes * 60 }}",
-            tune_trials="{{ params.tune_trials }}",
-            tune_parallel="{{ params.tune_parallel }}",
-        )
+        trained = TrainModelOperator(task_id="train_model", snapshot=snapshot.output, **training)
 
     with TaskGroup("gate") as gate:
         verdict = GateModelOperator(

@@ -109,7 +109,9 @@ class Cost(Contract):
     """What the run and its endpoint cost at list prices; None where no price is known.
 
     Attributes:
+        training_seconds: Billable ones, of all instances.
         training_usd: Billable seconds times the price of the instance.
+        training_saving: Share of the time that spare capacity left unbilled; None on demand.
         endpoint_usd_per_hour: Price of the one instance behind the endpoint.
         prices_of: Date of the price list.
     """
@@ -117,6 +119,7 @@ class Cost(Contract):
     training_seconds: int
     training_instance: str
     training_usd: float | None
+    training_saving: float | None = None
     endpoint_instance: str
     endpoint_usd_per_hour: float | None
     endpoint_usd_per_month: float | None

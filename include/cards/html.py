@@ -145,11 +145,10 @@ def costs_of(cost: Cost) -> list[tuple[str, str]]:
     standing = (
         DASH if price is None or month is None else f"${price:,.3g} an hour, about ${month:,.0f} a month"
     )
+    paid = "no price known" if cost.training_usd is None else money(cost.training_usd)
+    saved = "" if cost.training_saving is None else f", {cost.training_saving:.0%} saved by spare capacity"
     return [
-        (
-            f"Training: {training}",
-            "no price known" if cost.training_usd is None else money(cost.training_usd),
-        ),
+        (f"Training: {training}", paid + saved),
         (endpoint, "no price known" if standing == DASH else standing),
     ]
 

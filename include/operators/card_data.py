@@ -240,7 +240,8 @@ def _cost(trained: TrainedModel, instance: str, live: Live) -> Cost:
     return Cost(
         training_seconds=trained.billable_seconds,
         training_instance=instance,
-        training_usd=prices.of_training(live.region, instance, trained.billable_seconds),
+        training_usd=trained.cost_usd,
+        training_saving=trained.spot_saving,
         endpoint_instance=live.instance,
         endpoint_usd_per_hour=hour,
         endpoint_usd_per_month=None if hour is None else hour * HOURS_A_MONTH,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from include import snapshots
 from include.contracts import PipelineError, SettingsError
 from include.operators.connections import warehouse_info
 from include.sagemaker.errors import explain, is_permanent
+from include.sagemaker.plan import Choice, check_cost
 from include.sagemaker.storage import ensure_bucket
 from include.settings import Settings, get_settings
 from include.warehouse.connect import open_warehouse
@@ -33,7 +34,8 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
     """Fails within seconds, with one list of all that is missing, instead of after an hour with the first.
 
     The dates, the warehouse and its raw log for this window, dbt Cloud where it is chosen, AWS credentials,
-    the bucket (created where it is missing), the instance types, the tracking, and the ML environment.
+    the bucket (created where it is missing), the instance types, what the training may cost, the tracking,
+    and the ML environment.
     A run that uses an earlier snapshot needs that snapshot instead of warehouse and dbt, and its transform
     step is skipped.
 
@@ -42,13 +44,20 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         end_date: Day after the last, ISO.
         tenant: Whose events; None for the setting's.
         reuse_snapshot: Id of the snapshot that the run uses again; None or empty for a new export.
+        training: What the run chose of its training, by the names of `Choice`; None for no training.
         transform_group: Id of the task group that is skipped then. What follows it has to accept skipped
             tasks before it.
         **kwargs: Arguments of the base operator.
     """
 
     # Not `start_date`: that name is Airflow's own, for when a task may first run.
-    template_fields: Sequence[str] = ("window_start", "window_end", "tenant", "reuse_snapshot")
+    template_fields: Sequence[str] = (
+        "window_start",
+        "window_end",
+        "tenant",
+        "reuse_snapshot",
+        "training",
+    )
 
     def __init__(
         self,
@@ -57,6 +66,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         end_date: str,
         tenant: str | None = None,
         reuse_snapshot: str | None = None,
+        training: Mapping[str, Any] | None = None,
         transform_group: str = "transform",
         **kwargs: Any,
     ) -> None:
@@ -65,6 +75,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         self.window_end = end_date
         self.tenant = tenant
         self.reuse_snapshot = reuse_snapshot
+        self.training = training
         self.transform_group = transform_group
 
     def execute(self, context: Context) -> dict[str, str]:
@@ -87,7 +98,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
             problems.append(str(error))
         checks: tuple[Callable[[], None], ...] = (
             *self._data_checks(context, settings, window, empty),
-            lambda: _check_aws(settings),
+            lambda: _check_aws(settings, self.training),
             lambda: _check_tracking(settings),
             lambda: _check_ml_environment(settings),
         )
@@ -234,10 +245,11 @@ def _check_dbt_cloud(settings: Settings) -> None:
         raise SettingsError(f"PMS_DBT_RUNNER is 'cloud', which needs: {'; '.join(missing)}.")
 
 
-def _check_aws(settings: Settings) -> None:
-    """Asks AWS who we are, makes sure of the bucket, and looks up the instance types.
+def _check_aws(settings: Settings, training: Mapping[str, Any] | None) -> None:
+    """Asks AWS who we are, makes sure of the bucket, and looks up the instance types and what they may cost.
 
     Raises:
+        BadInputError: The training could cost more than the run allows.
         SettingsError: The connection is missing, the bucket is not ours, or an instance type is unknown.
         ClientError: AWS refused.
     """
@@ -256,6 +268,8 @@ def _check_aws(settings: Settings) -> None:
     ):
         if chosen not in model.shape_for(shape).enum:
             raise SettingsError(f"{setting}: SageMaker has no instance type {chosen!r} for this.")
+    if training is not None:
+        check_cost(Choice(**training), client("sagemaker").meta.region_name)
 
 
 def _check_tracking(settings: Settings) -> None:

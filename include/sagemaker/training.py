@@ -193,7 +193,7 @@ def training_request(
     }
 
 
-def tags(others: Mapping[str, str] | None = None, **values: str) -> list[dict[str, str]]:
+def tags(others: Mapping[str, str] | None = None, /, **values: str) -> list[dict[str, str]]:
     """Returns SageMaker tags: others first, which cannot take a name of the project's own."""
     everything = {**(others or {}), "project": "post-modern-stack", **values}
     return [{"Key": key, "Value": value} for key, value in everything.items()]

@@ -188,6 +188,7 @@ def test_what_is_missing_leaves_no_hole(name: str) -> None:
     ("changes", "said"),
     [
         ({"training_usd": None}, "no price known"),
+        ({"training_usd": 1.5, "training_saving": 0.634}, "$1.50, 63% saved by spare capacity"),
         ({"endpoint_usd_per_hour": None, "endpoint_usd_per_month": None}, "no price known"),
         ({"prices_of": None, "region": "eu-north-1"}, "The price list has no eu-north-1."),
         ({"training_usd": 0.001}, "< $0.01"),

@@ -62,6 +62,7 @@ class Night:
         with DAG("shop", schedule=None):
             self.task: BaseOperator = EmptyOperator(task_id="gate_model", inlets=[RAW_EVENTS])
         self.context: dict[str, Any] = {"run_id": "run", "ti": None}
+        self.trained = MODEL
         self.report: str | None = json.dumps(report())
         self.verdict = verdict(snapshot_id=SNAPSHOT, champion=None)
 
@@ -71,7 +72,7 @@ class Night:
             self.context,  # type: ignore[arg-type]
             SETTINGS,
             self.s3,
-            MODEL,
+            self.trained,
             self.verdict,
             self.evaluation,
             self.report,
@@ -115,6 +116,7 @@ def test_every_form_is_drawn_with_the_page_last(night: Night) -> None:
 
 def test_what_was_asked_and_what_it_costs_are_those_of_the_run(night: Night) -> None:
     night.context["params"] = {"training_instance_type": "ml.m5.xlarge", "epochs": 3}
+    night.trained = night.trained.model_copy(update={"cost_usd": 1.23, "spot_saving": 0.6})
     night.context["dag_run"] = SimpleNamespace(conf={"epochs": 3})
     card = night.card()
     assert {asked.name: (asked.text, asked.chosen) for asked in card.asked} == {
@@ -122,7 +124,7 @@ def test_what_was_asked_and_what_it_costs_are_those_of_the_run(night: Night) -> 
         "epochs": ("3", True),
     }
     assert card.cost is not None and card.cost.training_instance == "ml.m5.xlarge"
-    assert card.cost.training_usd == pytest.approx(0.23 * 412 / 3600)
+    assert (card.cost.training_usd, card.cost.training_saving) == (1.23, 0.6)
     assert card.run_id == "run" and card.judged_at is not None
 
 

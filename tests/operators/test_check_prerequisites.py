@@ -42,6 +42,7 @@ def check(
     end: str = "2021-02-01",
     tenant: str | None = None,
     reuse_snapshot: str | None = None,
+    training: dict[str, Any] | None = None,
 ) -> Any:
     """Runs the task before a transform group of two tasks and an export."""
     with DAG("shop", schedule=None):
@@ -51,6 +52,7 @@ def check(
             end_date=end,
             tenant=tenant,
             reuse_snapshot=reuse_snapshot,
+            training=training,
         )
         names = ("transform.sessions", "transform.docs", "export.export_snapshot")
         chain(task, *(EmptyOperator(task_id=name) for name in names))
@@ -101,6 +103,23 @@ def set_up(aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_nothing_is_missing(set_up: Path) -> None:
     assert check() == {"start_date": "2021-01-01", "end_date": "2021-02-01"}
+
+
+@pytest.mark.parametrize(("limit", "refused"), [(1.5, False), (1.4, True), (None, False)])
+def test_training_that_could_cost_too_much_is_refused_first_of_all(
+    set_up: Path, limit: float | None, refused: bool
+) -> None:
+    training = {
+        "hyperparameters": {},
+        "instance_type": "ml.g5.xlarge",
+        "max_runtime_seconds": 3600,
+        "max_cost": limit,
+    }
+    if not refused:
+        check(training=training)
+        return
+    with pytest.raises(AirflowFailException, match="could cost 1.41 US dollars, and 1.4 are allowed"):
+        check(training=training)
 
 
 def test_airflows_own_start_date_is_left_alone() -> None:

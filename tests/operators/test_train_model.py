@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -16,7 +17,7 @@ from include.sagemaker.source import source_digest
 from include.sagemaker.training import LOG_GROUP
 from include.settings import get_settings
 from tests.operators.deferral import run_to_end
-from tests.operators.fake_sagemaker import FakeSageMaker, refusal
+from tests.operators.fake_sagemaker import MORNING, FakeSageMaker, refusal
 
 pytestmark = pytest.mark.usefixtures("naps")
 
@@ -109,18 +110,6 @@ def test_templated_numbers_may_arrive_as_text(sagemaker: FakeSageMaker, snapshot
     assert put[-1]["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600}
     sagemaker.jobs[first.job_name] = [sagemaker.job(first.job_name, {}, **RUNNING), put[-1]]
     assert run_to_end(as_text, {})["job_name"] == first.job_name
-
-
-def test_retry_attaches_to_the_running_job(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
-    killed = operator(snapshot)
-    sagemaker.next_job = [RUNNING]
-    killed._hand_over = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        run_to_end(killed, {})
-    [name] = sagemaker.jobs
-    sagemaker.jobs[name] = [sagemaker.job(name, {}, **state) for state in (RUNNING, RUNNING, DONE)]
-    assert run(snapshot).job_name == name
-    assert len(sagemaker.made("CreateTrainingJob")) == 1
 
 
 def test_job_started_a_moment_ago_by_another_try_is_attached_to(
@@ -230,13 +219,22 @@ def test_failure_shows_the_end_of_the_jobs_log(sagemaker: FakeSageMaker, snapsho
     assert "epoch=10/30" not in str(failure.value)
 
 
-def test_kill_stops_the_job(
-    sagemaker: FakeSageMaker, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_kill_while_the_job_is_created_stops_it(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     sagemaker.next_job = [RUNNING]
-    task = operator(snapshot, deferrable=False)
-    monkeypatch.setattr(TrainingJob, "watch", lambda *_: task.on_kill())
-    with pytest.raises(AirflowException, match="stopped before"):
+    task = operator(snapshot, deferrable=deferrable)
+    create = TrainingJob.create
+
+    def killed_before_the_answer(job: TrainingJob, request: dict[str, Any]) -> None:
+        create(job, request)
+        task._running, running = None, task._running
+        task.on_kill()
+        task._running = running
+
+    monkeypatch.setattr(TrainingJob, "create", killed_before_the_answer)
+    with pytest.raises(AirflowException, match="stop"):
         run_to_end(task, {})
     [name] = sagemaker.jobs
     assert {"TrainingJobName": name} in sagemaker.made("StopTrainingJob")
@@ -250,14 +248,112 @@ def test_kill_before_a_job_starts_nothing(sagemaker: FakeSageMaker, snapshot: Sn
     assert sagemaker.calls == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, 60 + train_model.WAIT_BEYOND_LIMIT_SECONDS),
+        ({"deferrable": False}, 60 + train_model.WAIT_BEYOND_LIMIT_SECONDS),
+        ({"spot": True}, 60 + 3600 + train_model.WAIT_BEYOND_LIMIT_SECONDS),
+        ({"execution_timeout": timedelta(seconds=30)}, 30),
+    ],
+    ids=["deferred", "waiting", "spot", "execution_timeout"],
+)
 def test_job_that_never_ends_is_stopped_after_the_limit(
-    sagemaker: FakeSageMaker, snapshot: Snapshot, naps: list[float]
+    sagemaker: FakeSageMaker,
+    snapshot: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+    naps: list[float],
+    changes: dict[str, Any],
+    seconds: int,
 ) -> None:
+    monkeypatch.setenv("PMS_POLL_SECONDS", "20")
+    get_settings.cache_clear()
     sagemaker.next_job = [RUNNING]
     with pytest.raises(AirflowFailException, match="told to stop"):
-        run(snapshot, max_runtime_seconds=60)
+        run(snapshot, max_runtime_seconds=60, **changes)
     assert len(sagemaker.made("StopTrainingJob")) == 1
-    assert 60 < sum(naps) < 60 + train_model.WAIT_BEYOND_LIMIT_SECONDS + 60
+    assert seconds <= sum(naps) < seconds + 60
+
+
+def test_time_counts_from_the_jobs_creation(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, naps: list[float]
+) -> None:
+    name = run(snapshot).job_name
+    before = datetime.now(UTC) - timedelta(hours=10)
+    sagemaker.jobs[name] = [sagemaker.job(name, {}, CreationTime=before, **RUNNING)]
+    naps.clear()
+    with pytest.raises(AirflowFailException, match="told to stop"):
+        run(snapshot)
+    assert sum(naps) < 10
+
+
+def test_run_chooses_machines_and_the_job_keeps_its_name(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run(snapshot)
+    sagemaker.jobs.clear()
+    for name, value in {
+        "VPC_SUBNETS": "subnet-1, subnet-2",
+        "VPC_SECURITY_GROUPS": "sg-1",
+        "KMS_KEY_ID": "alias/ours",
+        "RESOURCE_TAGS": '{"team": "search"}',
+        "SPOT_WAIT_MINUTES": "10",
+        "TRAINING_VOLUME_GB": "70",
+    }.items():
+        monkeypatch.setenv(f"PMS_{name}", value)
+    get_settings.cache_clear()
+    assert run(snapshot, spot=True, max_runtime_seconds="1800").job_name == plain.job_name
+    request = sagemaker.made("CreateTrainingJob")[-1]
+    assert request["EnableManagedSpotTraining"] is True
+    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 1800, "MaxWaitTimeInSeconds": 2400}
+    assert request["VpcConfig"] == {"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1", "subnet-2"]}
+    assert request["OutputDataConfig"]["KmsKeyId"] == "alias/ours"
+    assert {"Key": "team", "Value": "search"} in request["Tags"]
+    # Two instances learn something else.
+    assert run(snapshot, instances="2", instance_type="ml.m5.xlarge").job_name != plain.job_name
+    resources = sagemaker.made("CreateTrainingJob")[-1]["ResourceConfig"]
+    assert (resources["InstanceCount"], resources["VolumeSizeInGB"]) == (2, 70)
+
+
+@pytest.mark.parametrize("trials", [0, 3])
+def test_what_could_cost_too_much_starts_and_uploads_nothing(
+    sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot, trials: int
+) -> None:
+    with pytest.raises(AirflowFailException, match="are allowed: "):
+        run(snapshot, max_cost=1.4, tune_trials=trials)
+    assert sagemaker.calls == []
+    kept = aws.list_objects_v2(Bucket="post-modern-stack", Prefix="shop/code/")
+    assert kept["KeyCount"] == 0
+
+
+def test_limit_is_about_new_jobs(sagemaker: FakeSageMaker, aws: Any, snapshot: Snapshot) -> None:
+    first = run(snapshot, max_cost=1.5)
+    name, ended = first.job_name, sagemaker.jobs[first.job_name][-1]
+    sagemaker.jobs[name] = [sagemaker.job(name, {}, **RUNNING), ended]
+    assert run(snapshot, max_cost=1) == first
+    put_artefacts(aws, name)
+    assert run(snapshot, max_cost=1) == first
+    assert len(sagemaker.made("CreateTrainingJob")) == 1
+
+
+def test_limit_without_a_price_is_a_warning(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(snapshot, instance_type="ml.m7i.large", max_cost=1).cost_usd is None
+    assert "no price of ml.m7i.large in us-east-1" in capsys.readouterr().out
+
+
+def test_claim_check_says_how_new_and_how_dear_the_model_is(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = {"CreationTime": MORNING, "TrainingTimeInSeconds": 7200, "BillableTimeInSeconds": 3600}
+    sagemaker.next_job = [RUNNING, end]
+    trained = run(snapshot, spot=True)
+    assert trained.data_until == snapshot.end_date
+    assert trained.trained_at == MORNING.isoformat()
+    assert trained.cost_usd == pytest.approx(1.408)
+    assert trained.spot_saving == 0.5
+    assert "3600 instance-seconds: 1.41 US dollars at list price; spare" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
