@@ -9,7 +9,8 @@ deployed, the registry keeps model and verdict, and the endpoint is updated and 
 
 **Cost.** One training job (a GPU instance for minutes, at most *Training minutes*), or one for each of the
 *Tuning trials*; one always-on endpoint instance, one warehouse for the dbt run. A retry attaches to the
-running job; it never starts a second one.
+running job; it never starts a second one. A training that could cost more than *US dollars at most* is
+refused before anything starts; marking or clearing *train_model* stops its job.
 
 **Triage.** *check_prerequisites* lists everything that is missing at once. *transform*: a data test failed;
 its task log names the rows. *train*: the job's reason and last log lines are in the task log. *gate*: the

@@ -25,6 +25,7 @@ from include.operators.sagemaker_jobs import TuningJob
 from include.operators.train_model import TrainModelOperator
 from include.sagemaker.tuning import SPACE
 from include.settings import get_settings
+from tests.operators.deferral import run_to_end
 
 BUCKET, PREFIX = "post-modern-stack", "shop/snapshots/snap-0123456789abcdef/"
 COUNTS = {"train": 300, "validation": 60, "test": 60}
@@ -90,7 +91,7 @@ def snapshot(emulator: Emulator) -> Snapshot:
     )
 
 
-def task(snapshot: Snapshot, epochs: int = 1) -> TrainModelOperator:
+def task(snapshot: Snapshot, epochs: int = 1, **changes: Any) -> TrainModelOperator:
     return TrainModelOperator(
         task_id="train_model",
         snapshot=snapshot.to_xcom(),
@@ -99,11 +100,12 @@ def task(snapshot: Snapshot, epochs: int = 1) -> TrainModelOperator:
         max_runtime_seconds=300,
         tune_trials=3,
         tune_parallel=2,
+        **changes,
     )
 
 
 def train(snapshot: Snapshot) -> TrainedModel:
-    return TrainedModel.model_validate(task(snapshot).execute({"run_id": "run"}))  # type: ignore[arg-type,typeddict-item]
+    return TrainedModel.model_validate(run_to_end(task(snapshot), {"run_id": "run"}))
 
 
 class Ti:
@@ -165,7 +167,7 @@ def test_the_best_of_three_trials_goes_on_to_the_gate(
 def test_a_killed_task_leaves_no_trial_running(
     sagemaker: Any, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = task(snapshot, epochs=50)
+    killed = task(snapshot, epochs=50, deferrable=False)
     monkeypatch.setattr(TuningJob, "watch", lambda *_: killed.on_kill())
     with pytest.raises(AirflowException, match="stopped before it had finished"):
         killed.execute({})  # type: ignore[arg-type]

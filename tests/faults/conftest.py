@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.trainings import training as training
 from tests.local.cloud import Cloud, started
 from tests.local.conftest import faults as faults
 from tests.ml.jobs import write_planted

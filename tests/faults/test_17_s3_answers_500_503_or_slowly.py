@@ -83,8 +83,8 @@ def keep(cloud: Cloud, settings: Settings, snapshot: Snapshot) -> None:
 
 
 def train(cloud: Cloud, settings: Settings, snapshot: Snapshot) -> None:
-    """Ends where SageMaker is asked, before which the code was uploaded."""
-    cloud.set_faults("POST", [{"operation": "DescribeTrainingJob", "code": "ValidationException"}])
+    """Ends where SageMaker is asked for a job, before which the code was uploaded."""
+    cloud.set_faults("POST", [{"operation": "CreateTrainingJob", "code": "ValidationException"}])
     operator = TrainModelOperator(
         task_id="train",
         snapshot=snapshot.to_xcom(),
@@ -92,7 +92,7 @@ def train(cloud: Cloud, settings: Settings, snapshot: Snapshot) -> None:
         instance_type="ml.m5.large",
         max_runtime_seconds=60,
     )
-    with pytest.raises(AirflowFailException, match="DescribeTrainingJob"):
+    with pytest.raises(AirflowFailException, match="CreateTrainingJob"):
         operator.execute({"run_id": "r"})  # type: ignore[typeddict-item]
 
 
@@ -116,7 +116,9 @@ def unload(cloud: Cloud, settings: Settings, snapshot: Snapshot) -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def source(cloud: Cloud, snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, key = snapshot.uri.removeprefix("s3://").split("/", 1)
+    cloud.s3.put_object(Bucket=where, Key=f"{key}manifest.json", Body=b"{}")
     (tmp_path / "train.py").write_text(f"print({time.time()})")  # never uploaded before
     monkeypatch.setattr(train_model, "SOURCE", tmp_path)
 
