@@ -208,7 +208,11 @@ class FakeSageMaker:
 
     def _ListTags(self, ResourceArn: str) -> dict[str, Any]:
         made = {thing["ModelArn"]: thing for thing in self.models.values()}
-        made |= {thing["EndpointConfigArn"]: thing for thing in self.configs.values()}
+        made |= {
+            thing["EndpointConfigArn"]: thing
+            for thing in self.configs.values()
+            if "EndpointConfigArn" in thing
+        }
         tags = [made[ResourceArn].get("Tags", [])] if ResourceArn in made else []
         return {"Tags": tags[0] if tags else []}
 
