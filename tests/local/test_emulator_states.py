@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from include.local.emulator.deployer import Deployer
+from include.local.emulator.deployments import Endpoint
+from include.local.emulator.faults import Faults
+from include.local.emulator.fleets import Fleet
+from include.local.emulator.models import EndpointConfig
+from include.local.emulator.traffic import Plan
 from tests.local.cloud import Cloud, Shop, alive, eventually
 
-Faults = Callable[..., None]
+SetFaults = Callable[..., None]
 
 
 def _status(cloud: Cloud, endpoint: str) -> str:
     return str(cloud.sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointStatus"])
 
 
-def test_a_roll_back_goes_through_its_states(cloud: Cloud, faults: Faults) -> None:
+def test_a_roll_back_goes_through_its_states(cloud: Cloud, faults: SetFaults) -> None:
     name = cloud.endpoint("old")
     before = cloud.sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
     faults({"endpoint": name, "event": "rollback", "reason": "as planned", "seconds": 0.7})
@@ -45,7 +52,9 @@ def test_a_roll_back_goes_through_its_states(cloud: Cloud, faults: Faults) -> No
     assert {cloud.invoke(name)["model"] for _ in range(5)} == {"old"}
 
 
-def test_a_roll_back_that_fails_leaves_both_in_service_until_an_update(cloud: Cloud, faults: Faults) -> None:
+def test_a_roll_back_that_fails_leaves_both_in_service_until_an_update(
+    cloud: Cloud, faults: SetFaults
+) -> None:
     name = cloud.endpoint("old", instances=2)
     faults({"endpoint": "*", "event": "rollback_failed", "reason": "stuck", "seconds": 0.2})
     half = {
@@ -74,7 +83,7 @@ def test_a_roll_back_that_fails_leaves_both_in_service_until_an_update(cloud: Cl
     assert cloud.invoke(name)["model"] == "mended"
 
 
-def test_an_endpoint_that_rolled_back_badly_can_be_deleted(cloud: Cloud, faults: Faults) -> None:
+def test_an_endpoint_that_rolled_back_badly_can_be_deleted(cloud: Cloud, faults: SetFaults) -> None:
     name = cloud.endpoint("old")
     faults({"endpoint": name, "event": "rollback_failed", "seconds": 0})
     cloud.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=cloud.config("new"))
@@ -83,7 +92,7 @@ def test_an_endpoint_that_rolled_back_badly_can_be_deleted(cloud: Cloud, faults:
     eventually(lambda: cloud.sagemaker.list_endpoints(NameContains=name)["Endpoints"] == [])
 
 
-def test_system_updating_answers_and_takes_no_change(cloud: Cloud, faults: Faults) -> None:
+def test_system_updating_answers_and_takes_no_change(cloud: Cloud, faults: SetFaults) -> None:
     name, config = cloud.endpoint("old"), cloud.config("new")
     faults({"endpoint": name, "event": "system_updating", "seconds": 1})
     with Shop(cloud, name):
@@ -95,7 +104,7 @@ def test_system_updating_answers_and_takes_no_change(cloud: Cloud, faults: Fault
     assert cloud.settled(name)["EndpointConfigName"] == config
 
 
-def test_an_endpoint_fails_on_demand_and_can_only_be_deleted(cloud: Cloud, faults: Faults) -> None:
+def test_an_endpoint_fails_on_demand_and_can_only_be_deleted(cloud: Cloud, faults: SetFaults) -> None:
     created, updated = cloud.name("endpoint"), cloud.endpoint("old")
     for name in (created, updated):
         faults({"endpoint": name, "event": "fail", "reason": "no capacity", "seconds": 0})
@@ -109,6 +118,39 @@ def test_an_endpoint_fails_on_demand_and_can_only_be_deleted(cloud: Cloud, fault
         with pytest.raises(ClientError, match="not found"):
             cloud.invoke(name)
         cloud.sagemaker.delete_endpoint(EndpointName=name)
+
+
+class _Launcher:
+    """Brings up fleets without servers."""
+
+    def launch(self, *_: Any) -> tuple[Fleet, None]:
+        return Fleet([]), None
+
+    def remove(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("InService", "InService"),
+        ("Updating", "InService"),  # new weights, not a new config
+        ("SystemUpdating", "InService"),
+        ("RollingBack", "InService"),
+        ("UpdateRollbackFailed", "UpdateRollbackFailed"),
+    ],
+)
+def test_the_state_after_a_restart_of_the_emulator(before: str, after: str) -> None:
+    config = EndpointConfig("c", "us-east-1", {"ProductionVariants": []})
+    endpoint = Endpoint("e", "us-east-1", {}, status=before, config=config, failure_reason="why")
+    endpoint.ready.clear()
+    if before == "RollingBack":
+        endpoint.pending = config
+    deployer = Deployer("", _Launcher(), 0, threading.Event(), Faults())  # type: ignore[arg-type]
+    deployer.resume(endpoint, endpoint.next_deployment(config, Plan()), None)
+    assert (endpoint.status, endpoint.pending, endpoint.failure_reason) == (after, None, "why")
+    assert endpoint.ready.is_set()
+    assert len(endpoint.traffic.routes) == 1
 
 
 def _resize(cloud: Cloud, endpoint: str, **wanted: Any) -> None:

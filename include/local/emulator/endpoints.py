@@ -9,7 +9,8 @@ from typing import Any
 
 from include.local.emulator import alarms
 from include.local.emulator.capture import Captures
-from include.local.emulator.deployments import Deployer, Deployment, Endpoint
+from include.local.emulator.deployer import Deployer
+from include.local.emulator.deployments import Deployment, Endpoint
 from include.local.emulator.descriptions import describe
 from include.local.emulator.errors import validation_error
 from include.local.emulator.faults import Faults
