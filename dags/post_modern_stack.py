@@ -84,6 +84,7 @@ def post_modern_stack() -> None:
         inlets=[RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES],
         **chosen,
         training=training,
+        deploys="{{ params.deploy and not params.ephemeral }}",
         pool=settings.warehouse_pool,
     )
     transform = transform_group(settings, check)

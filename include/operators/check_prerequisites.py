@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from include import snapshots
 from include.contracts import PipelineError, SettingsError
 from include.operators.connections import warehouse_info
+from include.operators.endpoint_update import find_alarms
 from include.sagemaker.errors import explain, is_permanent
 from include.sagemaker.plan import Choice, check_cost
 from include.sagemaker.storage import ensure_bucket
@@ -34,8 +35,8 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
     """Fails within seconds, with one list of all that is missing, instead of after an hour with the first.
 
     The dates, the warehouse and its raw log for this window, dbt Cloud where it is chosen, AWS credentials,
-    the bucket (created where it is missing), the instance types, what the training may cost, the tracking,
-    and the ML environment.
+    the bucket (created where it is missing), the instance types, what the training may cost, the alarms of a
+    deploy, the tracking, and the ML environment.
     A run that uses an earlier snapshot needs that snapshot instead of warehouse and dbt, and its transform
     step is skipped.
 
@@ -45,6 +46,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         tenant: Whose events; None for the setting's.
         reuse_snapshot: Id of the snapshot that the run uses again; None or empty for a new export.
         training: What the run chose of its training, by the names of `Choice`; None for no training.
+        deploys: Whether the run may move the lasting endpoint.
         transform_group: Id of the task group that is skipped then. What follows it has to accept skipped
             tasks before it.
         **kwargs: Arguments of the base operator.
@@ -57,6 +59,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         "tenant",
         "reuse_snapshot",
         "training",
+        "deploys",
     )
 
     def __init__(
@@ -67,6 +70,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         tenant: str | None = None,
         reuse_snapshot: str | None = None,
         training: Mapping[str, Any] | None = None,
+        deploys: Any = True,
         transform_group: str = "transform",
         **kwargs: Any,
     ) -> None:
@@ -76,6 +80,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         self.tenant = tenant
         self.reuse_snapshot = reuse_snapshot
         self.training = training
+        self.deploys = deploys
         self.transform_group = transform_group
 
     def execute(self, context: Context) -> dict[str, str]:
@@ -98,7 +103,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
             problems.append(str(error))
         checks: tuple[Callable[[], None], ...] = (
             *self._data_checks(context, settings, window, empty),
-            lambda: _check_aws(settings, self.training),
+            lambda: _check_aws(settings, self.training, deploys=self.deploys is True),
             lambda: _check_tracking(settings),
             lambda: _check_ml_environment(settings),
         )
@@ -245,12 +250,13 @@ def _check_dbt_cloud(settings: Settings) -> None:
         raise SettingsError(f"PMS_DBT_RUNNER is 'cloud', which needs: {'; '.join(missing)}.")
 
 
-def _check_aws(settings: Settings, training: Mapping[str, Any] | None) -> None:
-    """Asks AWS who we are, makes sure of the bucket, and looks up the instance types and what they may cost.
+def _check_aws(settings: Settings, training: Mapping[str, Any] | None, *, deploys: bool) -> None:
+    """Asks AWS who we are, makes sure of the bucket, instance types and alarms, and looks up the cost.
 
     Raises:
         BadInputError: The training could cost more than the run allows.
-        SettingsError: The connection is missing, the bucket is not ours, or an instance type is unknown.
+        SettingsError: The connection is missing, the bucket is not ours, an instance type is unknown, or an
+            alarm without which no update of the endpoint is begun is missing.
         ClientError: AWS refused.
     """
 
@@ -268,6 +274,8 @@ def _check_aws(settings: Settings, training: Mapping[str, Any] | None) -> None:
     ):
         if chosen not in model.shape_for(shape).enum:
             raise SettingsError(f"{setting}: SageMaker has no instance type {chosen!r} for this.")
+    if deploys and settings.alarm_names:
+        find_alarms(client("cloudwatch"), settings.alarm_names)
     if training is not None:
         check_cost(Choice(**training), client("sagemaker").meta.region_name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,22 @@ if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 
     from include.settings import Settings
+
+
+def find_alarms(cloudwatch: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Returns CloudWatch alarms by their names.
+
+    Raises:
+        SettingsError: One does not exist.
+    """
+    answer = cloudwatch.describe_alarms(AlarmNames=list(names))
+    found = {str(alarm["AlarmName"]): alarm for alarm in answer["MetricAlarms"]}
+    if missing := [name for name in names if name not in found]:
+        raise SettingsError(
+            f"No alarm {', '.join(missing)} is there to watch a new model. Deploy include/cloud/aws.yaml, or "
+            "have updates go unwatched: PMS_ROLLBACK_ON_ALARMS=false."
+        )
+    return found
 
 
 class EndpointUpdate:
@@ -74,14 +91,7 @@ class EndpointUpdate:
         names = self._settings.alarm_names
         if not names:
             return ()
-        answer = self._client("cloudwatch").describe_alarms(AlarmNames=list(names))
-        states = {alarm["AlarmName"]: alarm for alarm in answer["MetricAlarms"]}
-        missing = [name for name in names if name not in states]
-        if missing:
-            raise SettingsError(
-                f"No alarm {', '.join(missing)} is there to watch the update. Deploy include/cloud/aws.yaml, "
-                "or update without alarms: PMS_ROLLBACK_ON_ALARMS=false."
-            )
+        states = find_alarms(self._client("cloudwatch"), names)
         ringing = {name: states[name] for name in names if states[name].get("StateValue") == "ALARM"}
         if ringing and not despite:
             told = "; ".join(f"{name}: {alarm.get('StateReason')}" for name, alarm in ringing.items())

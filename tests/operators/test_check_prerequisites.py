@@ -43,6 +43,7 @@ def check(
     tenant: str | None = None,
     reuse_snapshot: str | None = None,
     training: dict[str, Any] | None = None,
+    deploys: bool = True,
 ) -> Any:
     """Runs the task before a transform group of two tasks and an export."""
     with DAG("shop", schedule=None):
@@ -53,6 +54,7 @@ def check(
             tenant=tenant,
             reuse_snapshot=reuse_snapshot,
             training=training,
+            deploys=deploys,
         )
         names = ("transform.sessions", "transform.docs", "export.export_snapshot")
         chain(task, *(EmptyOperator(task_id=name) for name in names))
@@ -86,7 +88,7 @@ def a_snapshot(s3: Any, settings: Settings, tenant: str = "demo-shop") -> str:
 
 
 @pytest.fixture
-def set_up(aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def set_up(aws: Any, alarms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place in which nothing is missing; returns the DuckDB file."""
     file = tmp_path / "warehouse.duckdb"
     connection = {"conn_type": "duckdb", "host": str(file)}
@@ -308,10 +310,22 @@ def test_all_that_is_missing_is_named_at_once(set_up: Path, monkeypatch: pytest.
 
 
 def test_fault_that_may_pass_is_retried(set_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: Any) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:5055")
 
     monkeypatch.setattr(check_prerequisites, "_check_aws", unreachable)
     with pytest.raises(AirflowException, match="For now") as failure:
         check()
     assert not isinstance(failure.value, AirflowFailException)
+
+
+@pytest.mark.parametrize("deploys", [True, False])
+def test_alarms_of_a_deploy_are_looked_for_before_anything_is_trained(
+    set_up: Path, alarms: Any, deploys: bool
+) -> None:
+    alarms.delete_alarms(AlarmNames=["shop-recommender-5xx"])
+    if deploys:
+        with pytest.raises(AirflowFailException, match=r"No alarm shop-recommender-5xx.*aws\.yaml"):
+            check()
+    else:
+        check(deploys=False)
