@@ -26,7 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    emulator = Emulator(options.state_dir, options.ml_python, port=options.port, faults=options.faults)
+    emulator = Emulator(
+        options.state_dir,
+        options.ml_python,
+        port=options.port,
+        faults=options.faults,
+        enforce_iam=options.enforce_iam,
+    )
     try:
         emulator.start()
     except OSError as error:
@@ -51,6 +57,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ml-python", type=Path, required=True, help="interpreter of the ML environment")
     parser.add_argument("--ready-file", type=Path, help="written (JSON: url, pid) once it answers")
     parser.add_argument("--faults", action="store_true", help="have the control route for faults")
+    parser.add_argument("--enforce-iam", action="store_true", help="callers may do what their policies allow")
     options = parser.parse_args(arguments)
     if not os.access(options.ml_python, os.X_OK):
         parser.error(f"--ml-python {options.ml_python} is not a program")

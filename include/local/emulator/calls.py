@@ -57,9 +57,28 @@ def operation_of(environ: dict[str, Any]) -> str | None:
         action = target.rsplit(".", 1)[-1]
         return action if service == "sagemaker" else f"{_SIGNING_NAMES.get(service, service)}:{action}"
     if environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
-        action = parse_qs(_peek(environ).decode("utf-8", "replace")).get("Action", [""])[0]
+        action = parse_qs(peek(environ).decode("utf-8", "replace")).get("Action", [""])[0]
         return f"{service}:{action}"
     return None
+
+
+def peek(environ: dict[str, Any]) -> bytes:
+    """Returns the body of a request, and leaves it to be read again."""
+    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
+
+
+def decoded(environ: dict[str, Any]) -> dict[str, Any]:
+    """Returns the members of a request whose body is JSON, and leaves it to be read again.
+
+    Empty where it is no JSON object: whoever answers it says so.
+    """
+    try:
+        members = json.loads(peek(environ) or b"{}")
+    except ValueError:
+        return {}
+    return members if isinstance(members, dict) else {}
 
 
 def is_operation(name: str) -> bool:
@@ -81,11 +100,17 @@ def error_body(operation: str, error: AwsError) -> tuple[bytes, str]:
     told = f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
     if service == "s3":
         return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{told}</Error>'.encode(), "application/xml"
-    if service and _model(service).resolved_protocol == "query":
+    if is_query(operation):
         side = "Sender" if error.status < 500 else "Receiver"
         body = f"<ErrorResponse><Error><Type>{side}</Type>{told}</Error></ErrorResponse>"
         return body.encode(), "text/xml"
     return json.dumps(error.body()).encode(), "application/x-amz-json-1.1"
+
+
+def is_query(operation: str) -> bool:
+    """Tells whether the operation's service takes forms and answers in XML."""
+    service = operation.rpartition(":")[0]
+    return bool(service) and _model(service).resolved_protocol == "query"
 
 
 @lru_cache(maxsize=16)
@@ -94,15 +119,20 @@ def _model(service: str) -> ServiceModel:
     return ServiceModel(create_loader().load_service_model(service, "service-2"), service)
 
 
+def s3_target(environ: Environ) -> tuple[str, str]:
+    """Returns the bucket and the key that a request to S3 is about; empty where it names none."""
+    path = environ.get("PATH_INFO", "").lstrip("/")
+    # `bucket.localhost` holds the bucket in the host's name, 127.0.0.1 and plain localhost in the path.
+    if hosted := re.match(r"(.+)\.localhost(:|$)", environ.get("HTTP_HOST", "")):
+        return hosted[1], path
+    bucket, _, key = path.partition("/")
+    return bucket, key
+
+
 def _s3_operation(environ: Environ) -> str | None:
     """Finds the one of S3's operations that asks for most of what the request has."""
-    path = environ.get("PATH_INFO", "").strip("/")
-    # `bucket.localhost` holds the bucket in the host's name, 127.0.0.1 and plain localhost in the path.
-    hosted = re.match(r".+\.localhost(:|$)", environ.get("HTTP_HOST", ""))
-    parts = path.split("/", 1)
-    where = ("/{Bucket}" if parts[0] else "/") if len(parts) == 1 else "/{Bucket}/{Key+}"
-    if hosted:
-        where = "/{Bucket}/{Key+}" if path else "/{Bucket}"
+    bucket, key = s3_target(environ)
+    where = "/{Bucket}/{Key+}" if key else "/{Bucket}" if bucket else "/"
     query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
     best: tuple[int, str] | None = None
     for name, method, uri, fixed, required, headers in _s3_operations():
@@ -142,9 +172,3 @@ def _required(call: OperationModel, location: str) -> Iterator[str]:
         place = shape.members[name].serialization
         if place.get("location") == location:
             yield place["name"]
-
-
-def _peek(environ: dict[str, Any]) -> bytes:
-    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    environ["wsgi.input"] = io.BytesIO(body)
-    return body

@@ -19,7 +19,7 @@ from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from include.local.emulator import calls
+from include.local.emulator import calls, permissions
 from include.local.emulator.api import SageMaker
 from include.local.emulator.cloudformation import teach_moto
 from include.local.emulator.endpoints import MAX_BODY_BYTES, Endpoints
@@ -70,6 +70,7 @@ class Emulator:
         startup_seconds: Time that a model server has for its first good ping.
         stop_grace_seconds: Time between TERM and KILL.
         faults: Whether there is a control route for faults.
+        enforce_iam: Whether callers may do only what their policies in IAM allow.
 
     Attributes:
         faults: What goes wrong on demand.
@@ -85,6 +86,7 @@ class Emulator:
         startup_seconds: float = 120.0,
         stop_grace_seconds: float = 5.0,
         faults: bool = False,
+        enforce_iam: bool = False,
     ) -> None:
         # Not resolved: a virtual environment's interpreter is a link, and finds its home by its own path.
         self._ml_python = str(Path(ml_python).absolute())
@@ -94,6 +96,7 @@ class Emulator:
         self._startup_seconds = startup_seconds
         self._grace = stop_grace_seconds
         self._control_route = faults
+        self._enforce_iam = enforce_iam
         self.faults = Faults()
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
@@ -183,7 +186,13 @@ class Emulator:
             self._server = make_server(
                 HOST,
                 listener.getsockname()[1],
-                Application(self._sagemaker, moto, self.faults, control_route=self._control_route),
+                Application(
+                    self._sagemaker,
+                    moto,
+                    self.faults,
+                    control_route=self._control_route,
+                    enforce_iam=self._enforce_iam,
+                ),
                 threaded=True,
                 request_handler=_QuietHandler,
                 fd=listener.fileno(),
@@ -203,12 +212,22 @@ class Application:
         moto: The rest.
         faults: What goes wrong on demand.
         control_route: Whether the faults can be set by requests.
+        enforce_iam: Whether callers may do only what their policies allow.
     """
 
-    def __init__(self, sagemaker: SageMaker, moto: KeptMoto, faults: Faults, *, control_route: bool) -> None:
+    def __init__(
+        self,
+        sagemaker: SageMaker,
+        moto: KeptMoto,
+        faults: Faults,
+        *,
+        control_route: bool,
+        enforce_iam: bool = False,
+    ) -> None:
         self._sagemaker = sagemaker
         self._faults = faults
         self._control_route = control_route
+        self._enforce_iam = enforce_iam
         self._moto = moto
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -220,6 +239,8 @@ class Application:
                 return self._set_faults(environ, start_response)
             if (fault := self._fault(environ, start_response)) is not None:
                 return fault
+            if self._enforce_iam and (refused := _refusal(environ, start_response)) is not None:
+                return refused
             if match := _INVOCATIONS.fullmatch(path):
                 return self._invoke(match[1], environ, start_response)
             if "HTTP_X_AMZ_TARGET" in environ and environ["HTTP_X_AMZ_TARGET"].startswith("SageMaker."):
@@ -261,10 +282,7 @@ class Application:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError(f"{name} is to find its connection dropped")
         error = AwsError(rule.code, rule.reason or f"{rule.code}, as a fault rule asks.", rule.status)
-        body, content_type = calls.error_body(name, error)
-        body = b"" if environ["REQUEST_METHOD"] == "HEAD" else body
-        extra = [("x-amzn-ErrorType", error.code), ("Connection", "close")]
-        return _reply(start_response, error.status, body, content_type, extra)
+        return _reply_as_service(environ, start_response, name, error)
 
     def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = _read_body(environ)
@@ -296,6 +314,25 @@ class Application:
             extra.append(("X-Amzn-SageMaker-Custom-Attributes", attributes))
         content_type = theirs.get("content-type", "application/octet-stream")
         return _reply(start_response, 200, answer.body, content_type, extra)
+
+
+def _refusal(environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
+    try:
+        permissions.check(environ)
+    except AwsError as error:
+        return _reply_as_service(environ, start_response, calls.operation_of(environ) or "", error)
+    return None
+
+
+def _reply_as_service(
+    environ: Environ, start_response: StartResponse, operation: str, error: AwsError
+) -> Iterable[bytes]:
+    """Answers with an error in the format of the service that was asked."""
+    _read_body(environ)  # unread, it would reset the connection before the answer is read
+    body, content_type = calls.error_body(operation, error)
+    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else body
+    extra = [("x-amzn-ErrorType", error.code), ("Connection", "close")]
+    return _reply(start_response, error.status, body, content_type, extra)
 
 
 class _QuietHandler(MotoRequestHandler):
