@@ -98,7 +98,10 @@ def test_a_user_has_the_policies_of_the_user_and_its_groups(guarded: Guarded) ->
     )
     iam.create_group(GroupName="clerks")
     iam.add_user_to_group(GroupName="clerks", UserName="clerk")
-    allow = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "sagemaker:List*", "Resource": "*"}}
+    allow = {
+        "Version": "2012-10-17",
+        "Statement": {"Effect": "Allow", "Action": "sagemaker:List*", "Resource": "*"},
+    }
     iam.put_group_policy(GroupName="clerks", PolicyName="look", PolicyDocument=json.dumps(allow))
     client(guarded, "sagemaker", **keys).list_models()
     deny = {"Version": "2012-10-17", "Statement": [{**allow["Statement"], "Effect": "Deny"}]}

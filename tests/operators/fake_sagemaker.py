@@ -16,6 +16,7 @@ from botocore.validate import ParamValidator
 from include.local.emulator.errors import AwsError
 from include.local.emulator.registry import Registry
 from include.local.emulator.shapes import check_request
+from tests.operators.airflow_role import assert_allowed
 
 ACCOUNT = "arn:aws:sagemaker:us-east-1:123456789012"
 MORNING = datetime(2026, 11, 24, 8, tzinfo=UTC)
@@ -89,6 +90,7 @@ class FakeSageMaker:
             shape = client.meta.service_model.operation_model(operation).input_shape
             report = ParamValidator().validate(request, shape)
             assert not report.has_errors(), report.generate_report()
+            assert_allowed(client.meta.service_model.service_name, operation)
             if operation in self.faults:
                 raise self.faults.pop(operation)
             if not operation.startswith(("Describe", "List")):

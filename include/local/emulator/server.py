@@ -320,6 +320,7 @@ def _refusal(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
     try:
         permissions.check(environ)
     except AwsError as error:
+        _read_body(environ)  # unread, it would be taken for the next request
         return _reply_as_service(environ, start_response, calls.operation_of(environ) or "", error)
     return None
 
@@ -328,7 +329,6 @@ def _reply_as_service(
     environ: Environ, start_response: StartResponse, operation: str, error: AwsError
 ) -> Iterable[bytes]:
     """Answers with an error in the format of the service that was asked."""
-    _read_body(environ)  # unread, it would reset the connection before the answer is read
     body, content_type = calls.error_body(operation, error)
     body = b"" if environ["REQUEST_METHOD"] == "HEAD" else body
     extra = [("x-amzn-ErrorType", error.code), ("Connection", "close")]
