@@ -57,6 +57,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("PMS_POLL_SECONDS", "1")
+    monkeypatch.setenv("PMS_BAKE_SECONDS", "1")
     # Reading SageMaker's model of 5 MB anew for every client is most of a test's time.
     monkeypatch.setattr(botocore.session, "create_loader", LOADER)
     (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
