@@ -115,7 +115,7 @@ def endpoint_config_request(trained: TrainedModel, model: str, settings: Setting
 
 def _tags(settings: Settings, **values: str | None) -> list[dict[str, str]]:
     known = {name: value for name, value in values.items() if value}
-    return tags(**{**settings.resource_tags, **known})
+    return tags(settings.resource_tags, **known)
 
 
 def create_endpoint_request(endpoint: str, config: str, settings: Settings) -> dict[str, Any]:
