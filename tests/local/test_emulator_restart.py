@@ -17,6 +17,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from tests.local.cloud import BUCKET, ROLE, Cloud, clients_of, eventually
+from tests.local.test_emulator_tuning import describe, trials_of, tuning_request
 
 DRIVER = """
 import pathlib, sys, threading
@@ -39,6 +40,11 @@ print("begun before:", begun, flush=True)
 while begun == 0:
     time.sleep(0.05)
 (pathlib.Path(os.environ["SM_MODEL_DIR"]) / "weights").write_text(str(begun))
+"""
+SEARCHED = """
+import time
+time.sleep(2)
+print("mrr=0.5")
 """
 BIG = bytes(range(256)) * 4096 * 11  # 11 MiB: three parts
 PARTS = TransferConfig(multipart_threshold=5 * 1024**2, multipart_chunksize=5 * 1024**2)
@@ -257,8 +263,10 @@ def test_stacks_roles_and_alarms_are_found_again(kept: Kept) -> None:
     assert cloud.s3.get_object(Bucket="stack-bucket", Key="k")["Body"].read() == b"kept"
     assert cloud.client("iam").get_role(RoleName="stack-role")["Role"]["RoleId"] == kept.told["role"]
     for region, state in (("us-east-1", "ALARM"), ("eu-west-1", "OK")):
-        (found,) = cloud.client("cloudwatch", region).describe_alarms()["MetricAlarms"]
-        assert (found["AlarmName"], found["StateValue"]) == (f"alarm-{region}", state)
+        (found,) = cloud.client("cloudwatch", region).describe_alarms(AlarmNames=[f"alarm-{region}"])[
+            "MetricAlarms"
+        ]
+        assert found["StateValue"] == state
 
 
 def test_log_lines_are_found_again(kept: Kept) -> None:
@@ -305,11 +313,19 @@ def _fill_jobs(cloud: Cloud) -> dict[str, Any]:
     stopped = cloud.job_request("import time; time.sleep(60)")
     for request in (under_way, stopped):
         cloud.sagemaker.create_training_job(**request)
+    search = tuning_request(
+        cloud, SEARCHED, limits={"MaxNumberOfTrainingJobs": 2, "MaxParallelTrainingJobs": 1}
+    )
+    cloud.sagemaker.create_hyper_parameter_tuning_job(**search)
     place = cloud.state_dir / "jobs" / under_way["TrainingJobName"] / "ml" / "checkpoints"
     eventually(lambda: place.exists() and any(place.iterdir()), 30)
     cloud.wait_status(stopped["TrainingJobName"], "Training")
     cloud.sagemaker.stop_training_job(TrainingJobName=stopped["TrainingJobName"])
+    tuning = search["HyperParameterTuningJobName"]
+    eventually(lambda: trials_of(cloud, tuning), 30)
     return {
+        "tuning": tuning,
+        "trials": trials_of(cloud, tuning),
         "finished": _without_meta(finished),
         "under_way": under_way["TrainingJobName"],
         "stopped": stopped["TrainingJobName"],
@@ -336,6 +352,23 @@ def test_a_job_goes_on_from_its_checkpoint(kept: Kept) -> None:
     told = [event["message"] for event in events["events"]]
     assert [line for line in told if line.startswith("begun")][-1] == "begun before: 1"
     assert cloud.finished(kept.told["stopped"])["TrainingJobStatus"] == "Stopped"
+
+
+def test_a_search_goes_on_with_its_trials(kept: Kept) -> None:
+    name = kept.told["tuning"]
+    ended = eventually(
+        lambda: (
+            (told := describe(kept.cloud, name))["HyperParameterTuningJobStatus"] != "InProgress" and told
+        ),
+        60,
+    )
+    assert ended["HyperParameterTuningJobStatus"] == "Completed"
+    assert ended["TrainingJobStatusCounters"]["Completed"] == 2
+    first, second = trials_of(kept.cloud, name)
+    (before,) = kept.told["trials"]
+    assert first["TrainingJobName"] == before["TrainingJobName"]
+    assert first["TunedHyperParameters"] == before["TunedHyperParameters"]
+    assert first["TunedHyperParameters"] != second["TunedHyperParameters"]
 
 
 def _fill_endpoints(cloud: Cloud) -> dict[str, Any]:

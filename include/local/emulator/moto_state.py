@@ -45,8 +45,9 @@ class KeptMoto:
         service = signature(environ).service
         if service == "s3" or not (service or "HTTP_X_AMZ_TARGET" in environ):
             return self._s3(environ, start_response)
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        environ["wsgi.input"] = io.BytesIO(body)
+        length = -1 if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
+        body = environ["wsgi.input"].read(length)
+        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         if not is_kept(environ, body):
             return self._answer(environ, start_response)
         answer = self._journal.answer(environ, start_response, body)
