@@ -181,7 +181,7 @@ def test_delete_ends_the_server_and_what_it_started(cloud: Cloud, behaviour: str
     cloud.sagemaker.get_waiter("endpoint_deleted").wait(
         EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 15}
     )
-    assert not any(map(alive, pids))
+    eventually(lambda: not any(map(alive, pids)), 5)  # on a busy machine, a while after KILL
     with pytest.raises(ClientError, match="ValidationError.*not found"):
         cloud.invoke(name)
     assert not (cloud.state_dir / "endpoints" / "us-east-1" / name).exists()
