@@ -77,10 +77,11 @@ class SageMakerJobTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Stops the job, because the task was marked or cleared.
 
-        Airflow also calls this where another triggerer has taken over; the task still waits then.
+        Airflow also calls this where another triggerer has taken over, and it may come to it late, when the
+        next try of a cleared task has found the job. Somebody follows it then, and it goes on.
         """
         if await asyncio.to_thread(self._is_waited_for):
-            self.log.info("Another triggerer follows %s now.", self.name)
+            self.log.info("Another try, or triggerer, follows %s now: it goes on.", self.name)
             return
         await asyncio.to_thread(self._stop)
 
@@ -139,7 +140,7 @@ class SageMakerJobTrigger(BaseTrigger):
             self.log.warning("Airflow does not say whether the task still waits: %s", error)
             return False
         state = states.get(task.run_id, {}).get(task.task_id)
-        return bool(state == TaskInstanceState.DEFERRED)
+        return state in (TaskInstanceState.DEFERRED, TaskInstanceState.RUNNING)
 
     def _stop(self) -> None:
         self.log.warning("The task was killed; stopping %s %s.", self.kind, self.name)

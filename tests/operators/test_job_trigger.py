@@ -100,8 +100,24 @@ def test_kill_after_the_jobs_end_is_no_fault(deferred: TaskDeferred, sagemaker: 
 
 @pytest.mark.parametrize(
     ("state", "stopped"),
-    [("deferred", False), ("failed", True), ("success", True), (None, True), (ConnectionError("no"), True)],
-    ids=["another triggerer took over", "marked failed", "marked success", "cleared", "Airflow is silent"],
+    [
+        ("deferred", False),
+        ("running", False),
+        ("failed", True),
+        ("success", True),
+        ("queued", True),
+        (None, True),
+        (ConnectionError("no"), True),
+    ],
+    ids=[
+        "another triggerer took over",
+        "the next try has begun",
+        "marked failed",
+        "marked success",
+        "cleared and about to begin",
+        "cleared",
+        "Airflow is silent",
+    ],
 )
 def test_job_is_stopped_only_where_nobody_waits_for_it(
     deferred: TaskDeferred,
