@@ -1,4 +1,4 @@
-"""A person has the last word, under a real Airflow with the emulator: once no answer at all, once a yes."""
+"""A person has the last word, under a real Airflow with the emulator: no answer, a yes, a yes to the end."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.end_to_end.test_whole_pipeline import generate
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1500)]
 APPROVE = "gate.approve_model"
 GROUP = "shop-recommender"
+TEAR_DOWN = "tear_down"
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +27,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory, ml_python: Path) -> Iterator
         yield running
 
 
-def start(api: AirflowApi, conf: dict[str, object]) -> str:
+def start(api: AirflowApi, dag_id: str, question: str, conf: dict[str, object]) -> str:
     """Starts a run that asks a person, and waits for the question."""
-    run_id = api.trigger(demo.PIPELINE_DAG, {"require_approval": True, **conf})
-    api.pause(demo.PIPELINE_DAG, is_paused=False)
+    run_id = api.trigger(dag_id, conf)
+    api.pause(dag_id, is_paused=False)
     limit = time.monotonic() + 900
-    while states(api, run_id).get(APPROVE) != "awaiting_input":
-        assert api.run_state(demo.PIPELINE_DAG, run_id) in {"queued", "running"}, states(api, run_id)
+    while states(api, dag_id, run_id).get(question) != "awaiting_input":
+        assert api.run_state(dag_id, run_id) in {"queued", "running"}, states(api, dag_id, run_id)
         assert time.monotonic() < limit
         time.sleep(1)
     # No person is as quick as this: an answer that comes before Airflow's scheduler has heard that the task
@@ -41,16 +42,26 @@ def start(api: AirflowApi, conf: dict[str, object]) -> str:
     return run_id
 
 
-def states(api: AirflowApi, run_id: str) -> dict[str, str | None]:
-    return {task.task_id: task.state for task in api.tasks(demo.PIPELINE_DAG, run_id)}
+def agree(api: AirflowApi, dag_id: str, question: str, run_id: str) -> str:
+    """Says yes, and returns what was asked."""
+    task = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{question}/-1/hitlDetails"
+    asked = str(api._call("GET", task)["body"])
+    api._call("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
+    return asked
 
 
-def end(api: AirflowApi, run_id: str) -> tuple[str, dict[str, str | None]]:
-    state = api.wait_for_run(demo.PIPELINE_DAG, run_id, lambda task: None, 600)
-    return state, states(api, run_id)
+def states(api: AirflowApi, dag_id: str, run_id: str) -> dict[str, str | None]:
+    return {task.task_id: task.state for task in api.tasks(dag_id, run_id)}
 
 
-def test_silence_does_not_deploy_and_a_yes_does(root: Path, tmp_path: Path, stack: Stack) -> None:
+def end(api: AirflowApi, dag_id: str, run_id: str) -> tuple[str, dict[str, str | None]]:
+    state = api.wait_for_run(dag_id, run_id, lambda task: None, 600)
+    return state, states(api, dag_id, run_id)
+
+
+def test_silence_does_not_deploy_and_a_yes_does_until_a_yes_ends_it(
+    root: Path, tmp_path: Path, stack: Stack
+) -> None:
     data = generate(root, tmp_path / "input", "--sessions", "3000", "--products", "300", "--days", "14")
     api, sagemaker = stack.api(), demo._aws("sagemaker", stack)
     landed = demo.load(api, data, demo.tenant_of(data))
@@ -60,10 +71,11 @@ def test_silence_does_not_deploy_and_a_yes_does(root: Path, tmp_path: Path, stac
     }
     api.wait_for_dag(demo.PIPELINE_DAG, 120)
 
-    run_id = start(api, {"tenant": landed["tenant"], **days, "approval_hours": 20 / 3600})
+    asks = {"tenant": landed["tenant"], "require_approval": True}
+    run_id = start(api, demo.PIPELINE_DAG, APPROVE, {**asks, **days, "approval_hours": 20 / 3600})
     [waiting] = list_packages(sagemaker, GROUP)
     assert waiting.approval == "PendingManualApproval"
-    state, tasks = end(api, run_id)
+    state, tasks = end(api, demo.PIPELINE_DAG, run_id)
     assert (state, tasks[APPROVE], tasks["deploy.smoke_test"]) == ("failed", "failed", "upstream_failed")
     [refused] = list_packages(sagemaker, GROUP)
     assert (refused.arn, refused.approval) == (waiting.arn, "Rejected")
@@ -71,13 +83,19 @@ def test_silence_does_not_deploy_and_a_yes_does(root: Path, tmp_path: Path, stac
     assert sagemaker.list_endpoints()["Endpoints"] == []
 
     snapshot = api.result(demo.PIPELINE_DAG, run_id, "export.export_snapshot")["snapshot_id"]
-    run_id = start(api, {"tenant": landed["tenant"], "reuse_snapshot": snapshot})
-    task = f"/dags/{demo.PIPELINE_DAG}/dagRuns/{run_id}/taskInstances/{APPROVE}/-1/hitlDetails"
-    assert "Model card" in api._call("GET", task)["body"]
-    api._call("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
-    state, tasks = end(api, run_id)
+    run_id = start(api, demo.PIPELINE_DAG, APPROVE, {**asks, "reuse_snapshot": snapshot})
+    assert "Model card" in agree(api, demo.PIPELINE_DAG, APPROVE, run_id)
+    state, tasks = end(api, demo.PIPELINE_DAG, run_id)
     assert (state, tasks[APPROVE], tasks["deploy.smoke_test"]) == ("success", "success", "success")
     approved = list_packages(sagemaker, GROUP)[0]
-    name = api._call("GET", task)["responded_by_user"]["name"]
     assert approved.approval == "Approved"
-    assert approved.approval_description == f"Approved by {name} (run {run_id})"
+    assert approved.approval_description == f"Approved by admin (run {run_id})"
+
+    # What was made goes again, after a yes to the list of it.
+    config = sagemaker.describe_endpoint(EndpointName="shop-recommender")["EndpointConfigName"]
+    run_id = start(api, TEAR_DOWN, "approve", {"registry": True})
+    asked = agree(api, TEAR_DOWN, "approve", run_id)
+    assert "`shop-recommender`" in asked and f"`{config}`" in asked
+    assert end(api, TEAR_DOWN, run_id)[0] == "success"
+    assert sagemaker.list_endpoints()["Endpoints"] == sagemaker.list_models()["Models"] == []
+    assert sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"] == []
