@@ -3,7 +3,8 @@
 **What.** Lists everything that has the tag `project=post-modern-stack` (endpoints with their autoscaling,
 configurations, models, running jobs, which are stopped; the versions in the registry and the files under
 `PMS_BUCKET`/`PMS_PREFIX` where that is asked for), with what it costs. A person says yes under *Required
-Actions*; silence is a no. Then exactly that list is deleted. What has no such tag is never touched.
+Actions*; silence is a no. Then exactly that list is deleted. What has no such tag is never touched; another
+installation in the same account and region has it, too, and is on the list.
 
 **Needs.** The AWS connection and the bucket, where the plan is kept (`tear_down/`, which stays). Pause
 `post_modern_stack` first: its next run builds everything anew.

@@ -11,7 +11,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from include.sagemaker.errors import explain, is_missing, is_permanent
+from include.sagemaker.errors import explain, is_busy, is_missing, is_permanent
 from include.sagemaker.inventory import configs_in_use, existing, models_of
 from include.sagemaker.storage import parse_s3_uri
 from include.sagemaker.tear_down import ORDER, Clients, Kind, Plan, Thing, files_in, packages_in
@@ -87,7 +87,8 @@ class Removal:
                 became = GONE
             else:
                 outcome.failed[name] = explain(error)
-                outcome.worth_retry |= not is_permanent(error)
+                busy = isinstance(error, ClientError) and is_busy(error)
+                outcome.worth_retry |= busy or not is_permanent(error)
                 return
         except NotYetError as error:
             outcome.failed[name] = str(error)

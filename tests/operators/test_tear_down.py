@@ -256,14 +256,23 @@ def test_it_goes_on_after_a_failure_and_tells_all(cloud: Cloud) -> None:
     assert delete(claim) == {"deleted": 2, "gone": 2, "left": {}}
 
 
-def test_throttling_is_worth_a_retry(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("ThrottlingException", "Rate exceeded"),
+        ("ValidationException", "Cannot update in-progress endpoint"),
+    ],
+)
+def test_what_passes_is_worth_a_retry(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
     make_model(cloud, "pms-1")
     claim = plan()
     passed_on = type(cloud.sagemaker)._make_api_call
 
     def throttled(client: Any, operation: str, request: Any) -> Any:
         if operation == "DeleteModel":
-            raise refusal(operation, "ThrottlingException", "Rate exceeded")
+            raise refusal(operation, code, said)
         return passed_on(client, operation, request)
 
     with monkeypatch.context() as for_now, pytest.raises(AirflowException) as fault:
