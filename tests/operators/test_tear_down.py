@@ -282,6 +282,18 @@ def test_what_passes_is_worth_a_retry(
     assert delete(claim) == {"deleted": 1, "gone": 1, "left": {}}
 
 
+def test_what_may_not_be_looked_at_is_somebody_elses(cloud: Cloud) -> None:
+    """The role of `aws.yaml` sees nothing of what has other names than the project's."""
+    make_model(cloud, "pms-1")
+    cloud.set_faults(
+        "POST", [{"operation": "ListTags", "code": "AccessDeniedException", "status": 400, "times": 1}]
+    )
+    try:
+        assert planned(cloud, plan()) == {"model pms-1"}
+    finally:
+        cloud.set_faults("DELETE")
+
+
 def test_a_run_has_one_plan(cloud: Cloud) -> None:
     make_model(cloud, "pms-1")
     first = plan()
