@@ -55,16 +55,33 @@ def unpack_model(archive: Path, folder: Path) -> None:
         folder: Receives them.
 
     Raises:
-        BadInputError: The archive is damaged or too large, or holds a link, a device, or a path that leads
-            out of it; no training job of ours writes such.
+        BadInputError: The archive is damaged or too large, or holds a link, a device, a path that leads out
+            of it, or one path twice; no training job of ours writes such. Nothing is written then.
     """
-    with _members(archive, "The model's artefact") as (tar, members):
+    what = "The model's artefact"
+    # Read to its end first: nothing of it is written unless all of it is well.
+    with _members(archive, what) as (_, members):
+        _refuse_hostile(members, what)
+    with _members(archive, what) as (tar, members):
         for member in members:
-            if not (member.isfile() or member.isdir()):
-                raise BadInputError(
-                    f"The model's artefact holds {member.name[:200]!r}, which is no plain file."
-                )
             tar.extract(member, folder, filter="data")
+
+
+def _refuse_hostile(members: Iterator[tarfile.TarInfo], what: str) -> None:
+    files: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
+    for member in members:
+        path, shown = PurePosixPath(member.name), repr(member.name[:200])
+        if not (member.isfile() or member.isdir()):
+            raise BadInputError(f"{what} holds {shown}, which is no plain file.")
+        if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+            raise BadInputError(f"{what} holds {shown}, which leads out of it.")
+        if path in files or (member.isfile() and path in folders):
+            raise BadInputError(f"{what} holds {shown} twice.")
+        folders.update(path.parents)
+        (files if member.isfile() else folders).add(path)
+    if clash := files & folders:
+        raise BadInputError(f"{what} holds {str(min(clash))[:200]!r} as a file and as a folder.")
 
 
 class _Bounded:

@@ -37,7 +37,8 @@ def extract(archive: Path, destination: Path, *, max_bytes: int = MAX_BYTES) -> 
 
 
 def _check(tar: tarfile.TarFile, max_bytes: int) -> None:
-    seen: set[str] = set()
+    files: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
     total = 0
     for number, member in enumerate(tar, 1):
         path = PurePosixPath(member.name)
@@ -45,12 +46,15 @@ def _check(tar: tarfile.TarFile, max_bytes: int) -> None:
             raise HostileArchiveError(f"{member.name!r} points outside the archive")
         if not (member.isreg() or member.isdir()):
             raise HostileArchiveError(f"{member.name!r} is neither a plain file nor a folder")
-        if member.isreg() and str(path) in seen:
+        if path in files or (member.isreg() and path in folders):
             raise HostileArchiveError(f"{member.name!r} is in the archive twice")
-        seen.add(str(path))
+        folders.update(path.parents)
+        (files if member.isreg() else folders).add(path)
         total += max(member.size, 0)
         if number > MAX_MEMBERS or total > max_bytes:
             raise HostileArchiveError(f"it expands to more than {MAX_MEMBERS} files or {max_bytes} bytes")
+    if clash := files & folders:
+        raise HostileArchiveError(f"{str(min(clash))!r} is a file and a folder of it")
 
 
 def pack(folder: Path, archive: Path) -> None:
