@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from include.sagemaker.tuning import MAX_PARALLEL, MAX_TRIALS
-from include.settings import TENANT_PATTERN, Settings
+from include.settings import PATTERN_END, TENANT_PATTERN, Settings
 from include.snapshots import SNAPSHOT_ID
 
 
@@ -45,7 +45,7 @@ def run_params(settings: Settings) -> dict[str, Param]:
         "reuse_snapshot": Param(
             None,
             type=["null", "string"],
-            pattern=f"^{SNAPSHOT_ID}$",
+            pattern=f"^{SNAPSHOT_ID}{PATTERN_END}",
             title="Reuse snapshot",
             description="Train on this snapshot of the tenant (snap-…) instead of a new export. Dates and "
             "sessions at most are ignored then, and transform is skipped.",
@@ -74,7 +74,8 @@ def run_params(settings: Settings) -> dict[str, Param]:
         "training_instance_type": Param(
             settings.training_instance_type,
             type="string",
-            pattern=r"^ml\.(m5|m6i|m7i|c5|c6i|c7i|g4dn|g5|g6|p3)\.(x?large|[248]xlarge|12xlarge)$",
+            pattern=r"^ml\.(m5|m6i|m7i|c5|c6i|c7i|g4dn|g5|g6|p3)\.(x?large|[248]xlarge|12xlarge)"
+            + PATTERN_END,
             title="Training instance",
             description="SageMaker instance of the training job; the largest types are refused on purpose.",
         ),

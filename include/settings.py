@@ -11,8 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+# Of a Param's pattern: Python's `$` alone lets a line feed follow.
+PATTERN_END = r"$(?!\n)"
 # Starts with a letter and is no Python literal: templates would turn "2021" or "None" into something else.
-TENANT_PATTERN = r"^(?!(?:None|True|False|inf|nan)$)[A-Za-z][A-Za-z0-9_.-]{0,63}$"
+TENANT_PATTERN = rf"^(?!(?:None|True|False|inf|nan)$)[A-Za-z][A-Za-z0-9_.-]{{0,63}}{PATTERN_END}"
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_$]{0,254}$"
 
 
