@@ -1,20 +1,13 @@
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
 from include import transform
 from include.contracts import SettingsError
 from include.operators.run_dbt_cloud_job import RunDbtCloudJobOperator
-from tests.shops import transformed_shop
-from tests.transforms import run_task, transform_dag
-
-HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+from tests.transforms import transform_dag
 
 
 def models(dag: object) -> list[str]:
@@ -62,25 +55,3 @@ def test_missing_manifest_says_how_to_build_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(transform, "MANIFEST", tmp_path / "manifest.json")
     with pytest.raises(SettingsError, match="make setup"):
         transform_dag()
-
-
-@pytest.mark.parametrize("task_id", ["transform.stg_products_model_build", "transform.generate_docs"])
-def test_locked_duckdb_file_is_named_and_worth_a_retry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_id: str
-) -> None:
-    path = transformed_shop(tmp_path)
-    connection = {"conn_type": "duckdb", "host": str(path)}
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(connection))
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdin and holder.stdout
-    try:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Exception, match=f'lock on file "{path}".*PID {holder.pid}') as failure:
-            run_task(task_id)
-    finally:
-        holder.stdin.close()
-        holder.wait()
-    assert not isinstance(failure.value, AirflowFailException)
-    assert transform_dag().get_task(task_id).retries == 2

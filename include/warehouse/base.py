@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from include.contracts import BadInputError, LoadReport, SettingsError
-from include.warehouse import landing, profile, unload
+from include.warehouse import columns, landing, profile, unload
 from include.warehouse.dialect import Dialect, Statement
 from include.warehouse.kinds import EVENTS, PRODUCTS, SEARCHES
 from include.warehouse.loading import etl_id_of
@@ -271,8 +271,9 @@ class Warehouse(ABC):
             request: Tenant, interval, lengths and sampling.
 
         Raises:
-            BadInputError: The marts are missing or have lost a column.
+            BadInputError: The marts are missing, have lost a column, or have one of another type.
         """
+        columns.refuse_drift(self.dialect, self.execute(columns.column_types(self.schema)))
         for statement in unload.selection(self.dialect, self.schema, request):
             self.execute(statement)
         self.execute(profile.interactions(self.dialect))

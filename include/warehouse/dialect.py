@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ class Dialect(Protocol):
 
     name: str
     json_type: str
+    types: Mapping[str, Sequence[str]]
+    """By kind of column, the types that it may have, as the information schema calls them."""
 
     def schema(self, name: str) -> str:
         """Returns the full name of a schema."""
@@ -70,6 +72,15 @@ class DuckDBDialect:
 
     name = "duckdb"
     json_type = "json"
+    types: Mapping[str, Sequence[str]] = {
+        "text": ("VARCHAR",),
+        "date": ("DATE",),
+        "moment": ("TIMESTAMP",),
+        "number": ("INTEGER", "BIGINT", "DOUBLE"),
+        "flag": ("BOOLEAN",),
+        "texts": ("VARCHAR[]",),
+        "numbers": ("BIGINT[]",),
+    }
 
     def __init__(self, catalog: str | None = None) -> None:
         self._prefix = "" if catalog is None else '"' + catalog.replace('"', '""') + '".'
@@ -131,6 +142,15 @@ class SnowflakeDialect:
 
     name = "snowflake"
     json_type = "variant"
+    types: Mapping[str, Sequence[str]] = {
+        "text": ("TEXT",),
+        "date": ("DATE",),
+        "moment": ("TIMESTAMP_NTZ",),
+        "number": ("NUMBER", "FLOAT"),
+        "flag": ("BOOLEAN",),
+        "texts": ("ARRAY", "VARIANT"),
+        "numbers": ("ARRAY", "VARIANT"),
+    }
 
     def schema(self, name: str) -> str:
         """The schema; the connection chooses the database."""

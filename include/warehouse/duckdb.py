@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -308,9 +309,10 @@ def _connect(path: str, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(path, config=config)
     except duckdb.IOException as error:
         if "lock" in str(error).lower():
+            holder = "".join(re.findall(r" \(PID \d+\)", str(error))[:1])
             raise WarehouseUnavailableError(
-                f"The DuckDB file {path} is held by another process. It lets one in at a time: close other "
-                "sessions; the next try of this task waits its turn."
+                f"The DuckDB file {path} is held by another process{holder}. It lets one in at a time: close "
+                "other sessions; the next try of this task waits its turn."
             ) from error
         raise SettingsError(f"{path} cannot be opened as a DuckDB file: {error}") from error
 

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import boto3
-import pyarrow.parquet as pq
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from moto.server import ThreadedMotoServer
+from airflow.sdk.exceptions import AirflowFailException
 
 from include import snapshots
 from include.client import Client
@@ -20,48 +15,11 @@ from include.operators.export_snapshot import ExportSnapshotOperator
 from include.settings import Settings
 from include.warehouse.base import Warehouse
 from include.warehouse.dialect import Statement
-from tests.shops import open_file, transformed_shop
-
-START, END = "2026-01-01", "2026-01-21"
-SECRET = "canary/Secret'Key"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    moto.start()
-    _, port = moto.get_host_and_port()
-    yield f"http://127.0.0.1:{port}"
-    moto.stop()
-
-
-@pytest.fixture
-def s3(server: str, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Any:
-    """S3 over HTTP, empty but for the bucket; DuckDB does not go through boto3."""
-    extra = {"region_name": "us-east-1", "endpoint_url": server}
-    connection = {"conn_type": "aws", "login": "AKIACANARY", "password": SECRET, "extra": extra}
-    monkeypatch.setenv(f"AIRFLOW_CONN_{settings.aws_conn_id.upper()}", json.dumps(connection))
-    client = boto3.client(
-        "s3", endpoint_url=server, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
-    )
-    client.create_bucket(Bucket=settings.bucket)
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=settings.bucket):
-        for entry in page.get("Contents", []):
-            client.delete_object(Bucket=settings.bucket, Key=entry["Key"])
-    return client
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Path:
-    path = transformed_shop(tmp_path)
-    connection = {"conn_type": "duckdb", "host": str(path)}
-    monkeypatch.setenv(f"AIRFLOW_CONN_{settings.warehouse_conn_id.upper()}", json.dumps(connection))
-    return path
-
-
-def export(start: str = START, end: str = END, **options: Any) -> Snapshot:
-    operator = ExportSnapshotOperator(task_id="export", start_date=start, end_date=end, **options)
-    return Snapshot.model_validate(json.loads(json.dumps(operator.execute({}))))
+from tests.operators.exporting import END, START, export, read
+from tests.operators.exporting import s3 as s3
+from tests.operators.exporting import server as server
+from tests.operators.exporting import shop as shop
+from tests.shops import open_file
 
 
 def spoil(s3: Any, settings: Settings, snapshot: Snapshot, damage: str) -> None:
@@ -72,11 +30,6 @@ def spoil(s3: Any, settings: Settings, snapshot: Snapshot, damage: str) -> None:
     body = bytearray(s3.get_object(**where)["Body"].read())
     body[len(body) // 2] ^= 1
     s3.delete_object(**where) if damage == "gone" else s3.put_object(Body=bytes(body), **where)
-
-
-def read(s3: Any, settings: Settings, snapshot: Snapshot, path: str) -> Any:
-    key = snapshot.uri.removeprefix(f"s3://{settings.bucket}/") + path
-    return pq.read_table(io.BytesIO(s3.get_object(Bucket=settings.bucket, Key=key)["Body"].read()))
 
 
 def test_an_export_is_whole_and_in_the_agreed_form(s3: Any, shop: Path, settings: Settings) -> None:
@@ -149,25 +102,6 @@ def test_a_damaged_snapshot_is_written_anew(s3: Any, shop: Path, settings: Setti
     assert export().snapshot_id == snapshot.snapshot_id
     manifest = snapshots.read_manifest(s3, snapshot.uri)
     assert manifest is not None and snapshots.problems(s3, snapshot.uri, manifest, deep=True) == []
-
-
-def test_rows_that_arrive_during_an_export_are_not_in_it(
-    s3: Any, shop: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unload = Warehouse.unload
-
-    def with_arrivals(warehouse: Warehouse, uri: str) -> Any:
-        with open_file(shop) as other:
-            other.execute(Statement("delete from shop.sessions where session_date < date '2026-01-10'"))
-        return unload(warehouse, uri)
-
-    before = export(max_sessions=400)
-    monkeypatch.setattr(Warehouse, "unload", with_arrivals)
-    during = export()
-    assert during.train_sessions > before.train_sessions
-    manifest = snapshots.read_manifest(s3, during.uri)
-    assert manifest is not None
-    assert read(s3, settings, during, "train/part-00000.parquet").num_rows == manifest.counts["train"]
 
 
 def test_two_exports_of_the_same_content_at_once_end_as_one(
@@ -306,12 +240,6 @@ def test_a_run_leaves_its_snapshot_where_a_notebook_finds_it(
     run = Client(endpoint_url=server, **options).run(run_id)
     assert run.snapshot is not None and run.snapshot.id == claim["snapshot_id"]
     assert len(run.snapshot.train.to_pandas()) == claim["train_sessions"]
-
-
-def test_an_empty_interval_is_a_skip_with_a_reason(s3: Any, shop: Path, settings: Settings) -> None:
-    with pytest.raises(AirflowSkipException, match="2020-01-01"):
-        export("2020-01-01", "2020-02-01")
-    assert "Contents" not in s3.list_objects_v2(Bucket=settings.bucket)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from include.contracts import BadInputError, LoadReport
 from include.local.shop import EVENT_HEADER
 from include.operators.load_events import LoadEventsOperator, optional_count
 from include.settings import Settings
-from include.warehouse.base import WarehouseUnavailableError
 from tests.shops import T0, event, rows, write_source
 
 
@@ -181,17 +180,6 @@ def test_faults_of_s3_fail_or_are_left_to_the_retry(
     with pytest.raises(fault) as caught:
         load("s3://bucket/in")
     assert type(caught.value) is fault
-
-
-def test_a_locked_warehouse_is_left_to_the_retry(
-    tmp_path: Path, warehouse: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def locked(*_: object) -> None:
-        raise WarehouseUnavailableError("held by another process")
-
-    monkeypatch.setattr("include.operators.load_events.open_warehouse", locked)
-    with pytest.raises(WarehouseUnavailableError):
-        load(write_source(tmp_path / "in", [event()]))
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,6 @@ def test_extra_columns_and_a_byte_order_mark_are_allowed(tmp_path: Path) -> None
     assert find_source(tmp_path).browsing.extra_columns == ("campaign",)
 
 
-def test_a_renamed_column_is_named_in_the_refusal(tmp_path: Path) -> None:
-    header = EVENT_HEADER.replace("product_sku_hash", "sku_hash")
-    with pytest.raises(BadInputError, match=r"column product_sku_hash missing .*sku_hash"):
-        find_source(write_source(tmp_path, GOOD, header=header))
-
-
 def test_a_folder_may_hold_catalogue_and_searches_too(tmp_path: Path) -> None:
     write_source(tmp_path, GOOD, products=["a,,,,1.0"], searches=["s,,,,1"])
     (tmp_path / "notes.txt").write_text("of no interest")
