@@ -3,18 +3,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlfluff
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from include.warehouse.dialect import Statement
 from include.warehouse.loading import find_source
+from tests.dbt.marts import DAY, build, events_of_days, loads, marts
 from tests.shops import (
     DBT_PROJECT,
     SMALL,
@@ -27,27 +24,6 @@ from tests.shops import (
     transformed_shop,
     write_source,
 )
-
-SESSIONS = "select * exclude (built_from) from shop.sessions order by tenant, session_id"
-DAILY = "select * from shop.daily_statistics order by tenant, event_date"
-DAY = 86_400_000
-
-
-def marts(path: Path) -> list[list[tuple[Any, ...]]]:
-    return [rows(path, SESSIONS), rows(path, DAILY), rows(path, "select * from shop.products order by 1, 2")]
-
-
-def build(path: Path, target: Path, *options: str) -> None:
-    result = run_dbt(path, target, "run", *options)
-    assert result.success, result.exception
-
-
-def loads(path: Path, folder: Path, target: Path, batches: Sequence[Sequence[str]]) -> list[Any]:
-    """Lands batches one after the other, with a dbt run after each."""
-    for number, batch in enumerate(batches):
-        land(path, write_source(folder / str(number), batch))
-        build(path, target)
-    return marts(path)
 
 
 def test_the_shop_builds_and_every_test_passes_and_the_marts_are_right(tmp_path: Path) -> None:
@@ -87,54 +63,6 @@ def test_empty_raw_tables_build_to_empty_marts_twice(tmp_path: Path) -> None:
         result = run_dbt(path, tmp_path / "target", "build")
         assert result.success, result.exception
     assert marts(path) == [[], [], []]
-
-
-def events_of_days(chance: random.Random, days: int, count: int) -> list[str]:
-    """A log of sessions that pause, cross midnight and end at the same millisecond."""
-    lines = []
-    for number in range(count):
-        action = chance.choice(["detail", "detail", "add", "remove", "purchase", ""])
-        lines.append(
-            event(
-                f"s{number % 7}",
-                f"p{chance.randrange(5)}" if action else "",
-                T0
-                + DAY * chance.randrange(days)
-                + chance.choice([0, 5, 5, 900_000, 2_400_000, DAY - 600_000]),
-                action,
-                "event_product" if action else "pageview",
-                f"u{chance.randrange(3)}",
-            )
-        )
-    return lines
-
-
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 2**32), repeats=st.integers(1, 3))
-def test_backfilling_days_twice_and_in_any_order_gives_the_marts_of_one_orderly_load(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, repeats: int
-) -> None:
-    chance, folder = random.Random(seed), tmp_path_factory.mktemp("order")
-    log = events_of_days(chance, days=4, count=90)
-    # A machine that never rests, for three days.
-    log += [event("restless", f"p{n % 5}", T0 + n * 1_500_000) for n in range(chance.randrange(3 * 57))]
-    orderly = loads(folder / "one.duckdb", folder / "one", folder / "target", [sorted(log)])
-    by_day: dict[str, list[str]] = defaultdict(list)
-    for line in log:
-        by_day[str(int(line.split(",")[4]) // DAY)].append(line)
-    # Each day as a file of its own, in any order, some of them again with a late event of another day.
-    batches = list(by_day.values())
-    batches += [[*chance.choice(batches), chance.choice(log)] for _ in range(repeats)]
-    chance.shuffle(batches)
-    path = folder / "days.duckdb"
-    for number, batch in enumerate(batches):
-        land(path, write_source(folder / "days" / str(number), batch))
-        build(
-            path, folder / "target", "--vars", json.dumps({"rows_per_batch": chance.choice([1, 30, 10**6])})
-        )
-    assert marts(path) == orderly
-    assert run_dbt(path, folder / "target", "run", "--full-refresh").success
-    assert marts(path) == orderly
 
 
 def test_small_batches_give_what_one_batch_gives(tmp_path: Path) -> None:
@@ -313,29 +241,6 @@ def test_searches_are_counted_once_and_by_day(tmp_path: Path) -> None:
             )
     build(path, tmp_path / "target")
     assert rows(path, "select n_searches from shop.daily_statistics") == [(1,)]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "model"),
-    [
-        ("update raw.shopping_events set event_type = 'click'", "int_product_days"),
-        ("update raw.shopping_events set raw_data = '{}'", "int_shopping_events_deduplicated"),
-        ("alter table raw.shopping_events rename raw_data to payload", "stg_shopping_events"),
-    ],
-    ids=["strange event type", "session id gone", "column renamed"],
-)
-def test_drifted_raw_data_stop_the_build_before_the_marts(tmp_path: Path, spoil: str, model: str) -> None:
-    path = tmp_path / "w.duckdb"
-    land(path, write_source(tmp_path / "in", [event(), event(sku="b")]))
-    with open_file(path) as warehouse:
-        warehouse.execute(Statement(spoil))
-    result = run_dbt(path, tmp_path / "target", "build")
-    assert not result.success
-    status = {r.node.name: str(r.status) for r in result.result.results if r.node.resource_type == "model"}
-    # Export waits for it, as it waits for every model.
-    assert status.get("daily_statistics", "skipped") == "skipped"
-    failed = [r for r in result.result.results if str(r.status) in {"error", "fail", "runtime error"}]
-    assert any(model in r.node.name for r in failed)
 
 
 def test_the_project_parses_for_snowflake_without_a_connection(tmp_path: Path) -> None:

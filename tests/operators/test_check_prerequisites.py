@@ -149,15 +149,6 @@ def test_unusable_window_is_refused(set_up: Path, start: str, end: str, message:
         check(start, end)
 
 
-@pytest.mark.parametrize(
-    ("start", "end"),
-    [("2022-01-01", "2022-02-01"), ("2021-01-01", "2021-01-15"), ("2021-01-16", "2021-02-01")],
-)
-def test_window_without_events_skips_the_rest_of_the_run(set_up: Path, start: str, end: str) -> None:
-    everything = {"transform.sessions", "transform.docs", "export.export_snapshot"}
-    assert skipped(start=start, end=end) == everything
-
-
 def test_snapshot_that_is_used_again_needs_no_warehouse_and_no_transform(
     set_up: Path, aws: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,16 +172,6 @@ def test_snapshot_that_cannot_be_used_again_is_said_at_once(
     there = a_snapshot(aws, settings, tenant)
     with pytest.raises(AirflowFailException, match=said):
         check(reuse_snapshot=name or there)
-
-
-def test_rows_of_an_unfinished_load_are_not_there_yet(set_up: Path) -> None:
-    unfinished = (
-        "insert into raw.shopping_events (etl_id, etl_timestamp, api_key, event_type, event_date, raw_data) "
-        "values ('unfinished', now()::timestamp, 'demo-shop', 'pageview', date '2022-01-15', '{}')"
-    )
-    with open_warehouse(ConnectionInfo("duckdb", host=str(set_up)), "shop") as warehouse:
-        warehouse.execute(Statement(unfinished))
-    assert "export.export_snapshot" in skipped(start="2022-01-01", end="2022-02-01")
 
 
 def test_missing_thing_outweighs_a_window_without_events(

@@ -6,7 +6,7 @@ from typing import Any
 
 import boto3
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.contracts import Registered, TrainedModel, Verdict
 from include.operators import register_model
@@ -98,12 +98,6 @@ def test_a_training_job_that_is_gone_is_no_reason_to_forget_its_model(
     trained: TrainedModel, approval: Verdict
 ) -> None:
     assert run(trained.to_xcom(), approval.to_xcom()).version == 1
-
-
-def test_without_a_verdict_there_is_nothing_to_register(sagemaker: FakeSageMaker) -> None:
-    with pytest.raises(AirflowSkipException, match="no verdict"):
-        run(None, None)
-    assert sagemaker.calls == []
 
 
 @pytest.mark.usefixtures("sagemaker")
