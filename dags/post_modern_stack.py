@@ -131,6 +131,7 @@ def post_modern_stack() -> None:
         registered=registered.output,
         wanted="{{ params.deploy }}",
         allow_older="{{ params.allow_older }}",
+        shadow_minutes="{{ params.shadow_minutes }}",
         ephemeral="{{ params.ephemeral }}",
     )
 

@@ -69,7 +69,9 @@ def roll_back_endpoint() -> None:
     choose = ChoosePackageOperator(task_id="choose_package", version="{{ params.version }}")
     chosen: Any = choose.output
     claims = {name: chosen[name] for name in ("trained_model", "verdict", "registered")}
-    deploy = deploy_group(settings, **claims, wanted=True, allow_older=True, ephemeral=False)
+    deploy = deploy_group(
+        settings, **claims, wanted=True, allow_older=True, shadow_minutes=0, ephemeral=False
+    )
     smoke: Any = deploy.get_child_by_label("smoke_test")
     record = RecordRollbackOperator(
         task_id="record_rollback",

@@ -238,6 +238,66 @@ class Registered(Contract):
     snapshot_id: str
 
 
+class ShadowVariant(Contract):
+    """What one variant did during a shadow test, as CloudWatch counted it.
+
+    Attributes:
+        requests: Copies, for the challenger.
+        errors: Answers of the model that were not 2xx, or of the endpoint that were 5xx.
+        latency_ms: The model's time for an answer, on average; None without requests.
+        slowest_ms: Its longest.
+    """
+
+    requests: int = Field(ge=0)
+    errors: int = Field(ge=0)
+    latency_ms: float | None = None
+    slowest_ms: float | None = None
+
+    @property
+    def error_share(self) -> float:
+        """Share of the requests that ended with an error."""
+        return self.errors / self.requests if self.requests else 0.0
+
+
+class ShadowReport(Contract):
+    """How a challenger answered a copy of the live traffic, beside the live model.
+
+    Attributes:
+        shadow_config: Configuration of the test; a function of the two models.
+        live_config: Configuration that was live before it, and after it.
+        started_at: ISO moment (UTC) from which both variants were in service.
+        ended_at: The same of the end of what is compared.
+        pairs: Requests of which both answers were captured.
+        compared: Sessions in them.
+        overlap: Share of the live model's products that the challenger recommends, too, on average.
+        same_first: Share of the sessions with the same first product.
+        passed: Whether the challenger may go live.
+        reason: A sentence about it.
+        report_uri: `s3://…/shadow.json`, this report.
+        card_uri: The card with the test on it; None where it could not be drawn.
+    """
+
+    endpoint_name: str
+    shadow_config: str
+    live_config: str
+    live_model: str
+    model_name: str
+    job_name: str
+    snapshot_id: str
+    started_at: str
+    ended_at: str
+    live: ShadowVariant
+    challenger: ShadowVariant
+    pairs: int = Field(ge=0)
+    compared: int = Field(ge=0)
+    overlap: float | None = Field(default=None, ge=0, le=1)
+    same_first: float | None = Field(default=None, ge=0, le=1)
+    passed: bool
+    reason: str
+    report_uri: str
+    card_uri: str | None = None
+
+
 class SmokeCase(Contract):
     """One request of the smoke test, with the answer that the gate saw for it."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.python import ShortCircuitOperator
-from airflow.sdk import TaskGroup, chain
+from airflow.sdk import TaskGroup, TriggerRule, chain
 
 from include.operators.create_serving import CreateEndpointConfigOperator, CreateModelOperator
 from include.operators.delete_endpoint import DeleteEndpointOperator
 from include.operators.deploy_endpoint import DeployEndpointOperator
+from include.operators.shadow_test import EndShadowTestOperator, ShadowTestOperator
 from include.operators.smoke_test import SmokeTestOperator
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def deploy_group(
     registered: Any,
     wanted: Any,
     allow_older: Any,
+    shadow_minutes: Any,
     ephemeral: Any,
 ) -> TaskGroup:
     """Returns the task group that puts a model behind the endpoint.
@@ -37,6 +39,7 @@ def deploy_group(
         registered: The `Registered` claim check; set to Rejected where the endpoint answers wrongly.
         wanted: Whether to deploy at all.
         allow_older: Whether the model may take the place of one that learned from newer data.
+        shadow_minutes: How long the model gets a copy of the live traffic first; 0 for no such test.
         ephemeral: Whether to test the model on an endpoint of its own instead, and to delete that.
     """
     claims = {"trained_model": trained_model, "verdict": verdict, "aws_conn_id": settings.aws_conn_id}
@@ -46,8 +49,21 @@ def deploy_group(
         )
         model = CreateModelOperator(task_id="create_model", **claims)
         config = CreateEndpointConfigOperator(task_id="create_endpoint_config", **claims, ephemeral=ephemeral)
+        shadow = ShadowTestOperator(
+            task_id="shadow_test",
+            minutes=shadow_minutes,
+            registered=registered,
+            **claims,
+            allow_older=allow_older,
+            ephemeral=ephemeral,
+        )
         endpoint = DeployEndpointOperator(
-            task_id="deploy_endpoint", **claims, allow_older=allow_older, ephemeral=ephemeral
+            task_id="deploy_endpoint",
+            **claims,
+            allow_older=allow_older,
+            ephemeral=ephemeral,
+            # Goes on after a skipped test; but where nothing is to be deployed at all, it is skipped as well.
+            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )
         smoke = SmokeTestOperator(
             task_id="smoke_test", deployed=endpoint.output, registered=registered, **claims
@@ -60,7 +76,10 @@ def deploy_group(
             # What is not deleted goes on costing money.
             retries=5,
         )
-        chain(asked, model, config, endpoint, smoke)
+        end = EndShadowTestOperator(task_id="end_shadow_test", aws_conn_id=settings.aws_conn_id, retries=5)
+        chain(asked, model, config, shadow, endpoint, smoke)
+        model >> endpoint
         # Runs whatever became of endpoint and smoke test, and does not make a red run green.
         smoke >> delete.as_teardown(setups=[config, endpoint])
+        smoke >> end.as_teardown(setups=[config])
     return group

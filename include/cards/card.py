@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from include.cards.data import Data
-from include.contracts import Contract, Verdict
+from include.contracts import Contract, ShadowReport, Verdict
 
 Outcome = Literal["approved", "overridden", "rejected"]
 Interval = tuple[float, float] | None
@@ -145,6 +145,7 @@ class Card(Contract):
         metrics: All that the suite measured.
         facts: Sizes and times of the training.
         settings: Hyper-parameters and versions.
+        shadow: How it answered a copy of the live traffic; None without such a test, and before it.
     """
 
     schema_version: Literal[1] = 1
@@ -165,6 +166,7 @@ class Card(Contract):
     lineage: tuple[Stage, ...] = ()
     cost: Cost | None = None
     rollback: Rollback | None = None
+    shadow: ShadowReport | None = None
 
     def find(self, name: str) -> Metric | None:
         """Returns the measurement of that name, None where the suite did not report it."""

@@ -23,6 +23,7 @@ from include.cards.text import (
     shown,
     words,
 )
+from include.contracts import ShadowReport, ShadowVariant
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_ALARMS = 30
@@ -91,6 +92,7 @@ def render_html(card: Card) -> str:
         lines=[line_of(curve) for curve in card.curves],
         bars=bars_of(card.data),
         costs=costs_of(card.cost) if card.cost else [],
+        shadow=shadow_of(card.shadow) if card.shadow else [],
     )
 
 
@@ -151,6 +153,21 @@ def costs_of(cost: Cost) -> list[tuple[str, str]]:
         (f"Training: {training}", paid + saved),
         (endpoint, "no price known" if standing == DASH else standing),
     ]
+
+
+def shadow_of(test: ShadowReport) -> list[tuple[str, str, str]]:
+    """Returns what each model did in the shadow test: a name, this model's value, the live one's."""
+    mine, live = test.challenger, test.live
+    return [
+        ("Requests", number(mine.requests), number(live.requests)),
+        ("Failed", _failed(mine), _failed(live)),
+        ("Average answer, ms", shown(mine.latency_ms, "_ms"), shown(live.latency_ms, "_ms")),
+        ("Slowest answer, ms", shown(mine.slowest_ms, "_ms"), shown(live.slowest_ms, "_ms")),
+    ]
+
+
+def _failed(variant: ShadowVariant) -> str:
+    return f"{number(variant.errors)} ({percent(variant.error_share)})"
 
 
 def _table(card: Card) -> list[Row]:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from include.cards.card import Card
-from include.cards.html import costs_of
+from include.cards.html import costs_of, shadow_of
 from include.cards.text import method, number, percent, shorten, shown, words
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -56,6 +56,7 @@ def render_markdown(card: Card) -> str:
         checks=card.verdict.checks[:MOST_ROWS],
         metric_names=list(card.verdict.metrics),
         costs=costs_of(card.cost) if card.cost else [],
+        shadow=shadow_of(card.shadow) if card.shadow else [],
     )
     tidy = _BLANK_LINES.sub("\n\n", body).strip()
     return f"---\n{front}---\n\n{tidy}\n"

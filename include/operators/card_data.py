@@ -23,7 +23,7 @@ from include.cards.compose import Surroundings, compose, example_skus, read_repo
 from include.cards.data import data_of
 from include.cards.html import render_html
 from include.cards.markdown import render_markdown
-from include.contracts import DbtArtifacts, Snapshot, TrainedModel, Verdict
+from include.contracts import DbtArtifacts, ShadowReport, Snapshot, TrainedModel, Verdict
 from include.dbt_artifacts import XCOM_KEY
 from include.drift import Drift
 from include.operators.create_serving import wanted_config, wanted_model
@@ -86,6 +86,33 @@ def draw_card(
         for name, render in _RENDERERS.items()
     }
     return {name: content for name, content in drawn.items() if content is not None}
+
+
+def draw_shadow(client: Any, verdict: Verdict, report: ShadowReport) -> str | None:
+    """Draws a run's card anew with the shadow test on it; the gate's own stays as it was.
+
+    Args:
+        client: boto3 S3 client.
+        verdict: Says where the gate's card lies.
+        report: What came of the test; its own place is the new card's, too.
+
+    Returns:
+        The new page's address; None where it could not be drawn.
+    """
+    before, folder = verdict.card_uri, report.report_uri.rpartition("/")[0]
+    if before is None:
+        return None
+
+    def draw() -> str:
+        content = _read(client, f"{before.removesuffix('html')}json")
+        card = Card.model_validate_json(content).model_copy(update={"shadow": report})
+        for name, render in _RENDERERS.items():
+            bucket, key = parse_s3_uri(f"{folder}/{name}")
+            body, kind = render(card).encode(), CONTENT_TYPES[name]
+            client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=kind)
+        return f"{folder}/card.html"
+
+    return _if_possible("tell of the shadow test", draw)
 
 
 def _card(

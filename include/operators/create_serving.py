@@ -87,7 +87,7 @@ def wanted_config(trained: TrainedModel, settings: Settings, region: str | None)
     return endpoint_config_request(trained, model, settings)
 
 
-def _create_unless_there(
+def create_unless_there(
     name: str,
     request: dict[str, Any],
     create: Callable[[dict[str, Any]], object],
@@ -143,9 +143,7 @@ class CreateModelOperator(SageMakerModelOperator):
             trained = approved_model(self.trained_model, self.verdict)
             self.config = wanted_model(trained, get_settings(), region_of(self.hook))
             name = str(self.config["ModelName"])
-            created = _create_unless_there(
-                name, self.config, self.hook.create_model, self.hook.describe_model
-            )
+            created = create_unless_there(name, self.config, self.hook.create_model, self.hook.describe_model)
             self.log.info("Model %s %s.", name, "was created" if created else "exists and is used again")
             return {"model_name": name}
 
@@ -177,7 +175,7 @@ class CreateEndpointConfigOperator(SageMakerEndpointConfigOperator):
             settings = serving_settings(trained, self.ephemeral, context)
             self.config = wanted_config(trained, settings, region_of(self.hook))
             name = str(self.config["EndpointConfigName"])
-            created = _create_unless_there(
+            created = create_unless_there(
                 name, self.config, self.hook.create_endpoint_config, self.hook.describe_endpoint_config
             )
             self.log.info(

@@ -19,6 +19,7 @@ from include.operators.create_serving import (
     wanted_config,
 )
 from include.operators.endpoint_move import EndpointMove, MoveRecord
+from include.operators.endpoint_update import EndpointUpdate
 from include.operators.guard import aws_faults
 from include.operators.links import EndpointLink
 from include.sagemaker.recency import recency_of
@@ -88,7 +89,8 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
                 job_name=trained.job_name,
                 snapshot_id=trained.snapshot_id,
                 smoke_cases=0,
-                replaced=move.run(),
+                # What a shadow test that was cut short left on is not what to go back to.
+                replaced=EndpointUpdate(self.hook, settings, self.log).before_shadow(move.run()),
                 ephemeral=self.ephemeral is True,
             ).to_xcom()
 

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from include.contracts import SettingsError
 from include.sagemaker.endpoint import VARIANT, deployment_config, update_endpoint_request
-from include.sagemaker.errors import error_code, is_missing
+from include.sagemaker.errors import error_code, is_denied, is_missing
 from include.sagemaker.recency import Recency, recency_in
 from include.sagemaker.scaling import (
     find_target_request,
@@ -20,6 +20,7 @@ from include.sagemaker.scaling import (
     target,
     wants_scaling,
 )
+from include.sagemaker.shadow import shadow_of
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -68,15 +69,24 @@ class EndpointUpdate:
 
     def recency(self, config: str) -> Recency:
         """Returns how new the model of a configuration is, as far as that can be known."""
+        return recency_in(self.tags(config))
+
+    def before_shadow(self, config: str | None) -> str | None:
+        """Returns the configuration that a shadow test began on; one that is none of a test is itself."""
+        return config and (shadow_of(self.tags(config)) or config)
+
+    def tags(self, config: str) -> list[dict[str, str]]:
+        """Returns the tags of a configuration, as far as they can be known."""
         try:
             arn = str(self._hook.describe_endpoint_config(config)["EndpointConfigArn"])
             client: Any = self._hook.get_conn()
-            return recency_in(client.list_tags(ResourceArn=arn)["Tags"])
+            found: list[dict[str, str]] = client.list_tags(ResourceArn=arn)["Tags"]
+            return found
         except ClientError as error:
             # Deleted since, or not the project's, whose role then may not look at it.
-            if not (is_missing(error) or error_code(error) == "AccessDeniedException"):
+            if not (is_missing(error) or is_denied(error)):
                 raise
-            return Recency()
+            return []
 
     def alarms(self, *, despite: bool) -> tuple[str, ...]:
         """Returns the alarms that shall take an update back.

@@ -23,6 +23,7 @@ from include.settings import get_settings
 log = logging.getLogger(__name__)
 # They name accounts and roles, which are no reader's business.
 _ARN = re.compile(r"arn:aws[\w-]*:\S+")
+SHADOW_TEST = "deploy.shadow_test"
 RunId = Annotated[str, Query(min_length=1)]
 # Pages and cards style themselves; they run no script, and fetch and send nothing but their own form.
 PAGE_POLICY = (
@@ -101,9 +102,12 @@ def card(run_id: RunId, dag_id: str = DAG_ID) -> HTMLResponse:
         dag_id: The DAG whose tab asks; every DAG but the pipeline's has no card.
     """
     verdicts = stored.handed_over(DAG_ID, run_id, "return_value", GATE) if dag_id == DAG_ID else []
-    for verdict in verdicts:
-        if verdict.get("card_uri"):
-            return _page(stored.read_page(verdict["card_uri"], models.REPORTS))
+    tests = stored.handed_over(DAG_ID, run_id, "return_value", SHADOW_TEST) if verdicts else []
+    # Where the gate was cleared, and judged another model, an older test may still be there.
+    jobs = [verdict.get("job_name") for verdict in verdicts if verdict.get("approved")]
+    for drawn in [*(test for test in tests if test.get("job_name") in jobs), *verdicts]:
+        if drawn.get("card_uri"):
+            return _page(stored.read_page(drawn["card_uri"], models.REPORTS))
     return _say("No model card", "This run has no model card (yet): the gate draws it.")
 
 

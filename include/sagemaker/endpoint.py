@@ -44,7 +44,7 @@ def model_request(
         "PrimaryContainer": container,
         "ExecutionRoleArn": role,
         **({"VpcConfig": network} if network else {}),
-        "Tags": _tags(settings, training_job=trained.job_name, snapshot_id=trained.snapshot_id),
+        "Tags": project_tags(settings, training_job=trained.job_name, snapshot_id=trained.snapshot_id),
     }
 
 
@@ -76,17 +76,24 @@ def endpoint_config(model: str, settings: Settings) -> dict[str, Any]:
     content: dict[str, Any] = {"ProductionVariants": [production_variant(model, settings)]}
     on_instances = not settings.endpoint_serverless
     if on_instances and settings.capture_percent:
-        content["DataCaptureConfig"] = _capture(settings)
+        content["DataCaptureConfig"] = data_capture(settings, settings.capture_percent, CAPTURED)
     if on_instances and settings.kms_key_id and not _OWN_DISK.match(settings.endpoint_instance_type):
         content["KmsKeyId"] = settings.kms_key_id
     return {"EndpointConfigName": endpoint_config_name(content), **content}
 
 
-def _capture(settings: Settings) -> dict[str, Any]:
+def data_capture(settings: Settings, percent: int, folder: str) -> dict[str, Any]:
+    """Returns the `DataCaptureConfig` that keeps a share of requests and answers.
+
+    Args:
+        settings: The project's place on S3, and the key.
+        percent: The share.
+        folder: Where in that place.
+    """
     return {
         "EnableCapture": True,
-        "InitialSamplingPercentage": settings.capture_percent,
-        "DestinationS3Uri": f"{settings.home}/{CAPTURED}",
+        "InitialSamplingPercentage": percent,
+        "DestinationS3Uri": f"{settings.home}/{folder}",
         "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
         "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
         **({"KmsKeyId": settings.kms_key_id} if settings.kms_key_id else {}),
@@ -103,7 +110,7 @@ def endpoint_config_request(trained: TrainedModel, model: str, settings: Setting
     """
     return {
         **endpoint_config(model, settings),
-        "Tags": _tags(
+        "Tags": project_tags(
             settings,
             training_job=trained.job_name,
             snapshot_id=trained.snapshot_id,
@@ -113,14 +120,15 @@ def endpoint_config_request(trained: TrainedModel, model: str, settings: Setting
     }
 
 
-def _tags(settings: Settings, **values: str | None) -> list[dict[str, str]]:
+def project_tags(settings: Settings, **values: str | None) -> list[dict[str, str]]:
+    """Returns the tags of the project and of the settings, and those of the values that are known."""
     known = {name: value for name, value in values.items() if value}
     return tags(settings.resource_tags, **known)
 
 
 def create_endpoint_request(endpoint: str, config: str, settings: Settings) -> dict[str, Any]:
     """Returns the CreateEndpoint request."""
-    return {"EndpointName": endpoint, "EndpointConfigName": config, "Tags": _tags(settings)}
+    return {"EndpointName": endpoint, "EndpointConfigName": config, "Tags": project_tags(settings)}
 
 
 def update_endpoint_request(

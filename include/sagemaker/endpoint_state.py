@@ -39,7 +39,7 @@ def endpoint_state(description: Mapping[str, Any] | None, endpoint: str, wanted:
     Args:
         description: The answer; None where there is no such endpoint.
         endpoint: Name of the endpoint.
-        wanted: Name of the configuration it should be on.
+        wanted: Name of the configuration it should be on; empty for none in particular.
     """
     if description is None:
         return EndpointState("absent", f"Endpoint {endpoint} does not exist.")
@@ -56,7 +56,7 @@ def endpoint_state(description: Mapping[str, Any] | None, endpoint: str, wanted:
         said = f" SageMaker says: {reason}" if reason else ""
         return EndpointState(
             "elsewhere",
-            f"Endpoint {endpoint} is live on {config}, not on {wanted}.{said}",
+            f"Endpoint {endpoint} is live on {config}{f', not on {wanted}' if wanted else ''}.{said}",
             config,
             reason=reason,
         )

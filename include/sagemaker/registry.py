@@ -145,6 +145,17 @@ def record_approval(client: Any, arn: str, approval: Approval, said: str) -> Non
     )
 
 
+def record_card(client: Any, arn: str, card_uri: str) -> None:
+    """Names a newer card of a model.
+
+    Args:
+        client: boto3 SageMaker client.
+        arn: The package.
+        card_uri: `s3://…/card.html`.
+    """
+    client.update_model_package(ModelPackageArn=arn, CustomerMetadataProperties={"card_uri": card_uri})
+
+
 def list_packages(
     client: Any, group: str, limit: int = MOST_PACKAGES, before: int | None = None
 ) -> list[Package]:

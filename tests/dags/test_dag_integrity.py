@@ -65,7 +65,10 @@ def test_export_follows_a_skipped_transform_and_nothing_else_does(bag: DagBag) -
     }
     assert rules.pop("export.export_snapshot") == "none_failed"
     assert rules.pop("gate.register_model") == "all_done"
-    assert rules.pop("deploy.delete_endpoint") == "all_done_setup_success"
+    for teardown in ("delete_endpoint", "end_shadow_test"):
+        assert rules.pop(f"deploy.{teardown}") == "all_done_setup_success"
+    # After a shadow test that was skipped; where all before it was, it is skipped as well.
+    assert rules.pop("deploy.deploy_endpoint") == "none_failed_min_one_success"
     assert set(rules.values()) == {"all_success"}
     check = dag.get_task("check_prerequisites")
     assert {task.task_id for task in check._transform_tasks()} == {
@@ -80,10 +83,11 @@ def test_a_rejected_model_is_registered_and_not_deployed(bag: DagBag) -> None:
     assert dag.get_task("gate.approve_model").upstream_task_ids == {"gate.gate_model", "gate.register_model"}
     assert "gate.approve_model" in dag.get_task("deploy.deploy_wanted").upstream_task_ids
     # A run ends as its leaves do: whatever stops deploy fails the run.
-    delete = dag.get_task("deploy.delete_endpoint")
-    assert (delete.is_teardown, delete.on_failure_fail_dagrun) == (True, False)
+    teardowns = [dag.get_task(f"deploy.{name}") for name in ("delete_endpoint", "end_shadow_test")]
+    for teardown in teardowns:
+        assert (teardown.is_teardown, teardown.on_failure_fail_dagrun) == (True, False)
     leaves = {task.task_id for task in dag.leaves}
-    assert leaves == {"transform.generate_docs", "clean_up", delete.task_id}
+    assert leaves == {"transform.generate_docs", "clean_up", *(task.task_id for task in teardowns)}
     assert dag.get_task("clean_up").upstream_task_ids >= {"deploy.smoke_test"}
 
 
@@ -94,6 +98,16 @@ def test_endpoint_of_a_runs_own_is_deleted_whatever_became_of_it(bag: DagBag) ->
     assert delete.trigger_rule.value == "all_done_setup_success"
     setups = {task.task_id for task in delete.upstream_list if task.is_setup}
     assert setups == {"deploy.create_endpoint_config", "deploy.deploy_endpoint"}
+
+
+def test_a_shadow_test_is_ended_whatever_became_of_it_and_a_skipped_one_stops_nothing(bag: DagBag) -> None:
+    dag = bag.dags["post_modern_stack"]
+    end = dag.get_task("deploy.end_shadow_test")
+    assert {task.task_id for task in end.upstream_list if task.is_setup} == {"deploy.create_endpoint_config"}
+    # Not while the endpoint may be moving.
+    assert "deploy.smoke_test" in end.upstream_task_ids
+    deploy = dag.get_task("deploy.deploy_endpoint")
+    assert {"deploy.shadow_test", "deploy.create_model"} <= deploy.upstream_task_ids
 
 
 def test_a_roll_back_takes_the_pipelines_own_deploy_and_may_go_to_an_older_model(bag: DagBag) -> None:

@@ -67,6 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status = int(told.split()[1]) if told.startswith("status") else 200
         told = {name: self.headers.get(name) for name in ("Content-Type", "Accept")}
         told["Custom"] = self.headers.get("X-Amzn-SageMaker-Custom-Attributes")
+        told["predictions"] = [{"skus": ["the same", behaviour]}]
         self.answer(status, {"model": behaviour, "body": body, "pids": [os.getpid(), child.pid],
                              "environment": dict(os.environ), **told})
 

@@ -103,6 +103,24 @@ def test_page_of_the_run_is_shown(
     assert answer.text == "<html>the page</html>"
 
 
+@pytest.mark.parametrize(
+    ("job", "approved", "shown"),
+    [("pms-1", True, "tested"), ("pms-0", True, "judged"), ("pms-1", False, "judged")],
+    ids=["of this model", "of another one", "of a model that was rejected since"],
+)
+def test_card_with_the_shadow_test_takes_the_place_of_the_gates(
+    reader: TestClient, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, job: str, approved: bool, shown: str
+) -> None:
+    cards = {name: f"s3://{BUCKET}/shop/reports/pms-1/r/{name}/card.html" for name in ("judged", "tested")}
+    cloud.objects |= {uri: name for name, uri in cards.items()}
+    left = {
+        pages.GATE: [{"job_name": "pms-1", "approved": approved, "card_uri": cards["judged"]}],
+        pages.SHADOW_TEST: [{"job_name": job, "card_uri": cards["tested"]}],
+    }
+    monkeypatch.setattr(stored, "handed_over", lambda dag_id, run_id, key, task_id: left[task_id])
+    assert reader.get("/card", params={"run_id": "r"}).text == shown
+
+
 @EACH_PAGE
 def test_run_without_a_page_says_so(
     reader: TestClient, handed_over: dict[str, Any], path: str, key: str, field: str, uri: str

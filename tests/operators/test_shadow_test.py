@@ -1,0 +1,281 @@
+"""The shadow test on the emulator's endpoint, with customers that ask all the while."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskDeferred
+
+from include.contracts import Registered, ShadowReport, TrainedModel, Verdict
+from include.operators.create_serving import wanted_config
+from include.operators.shadow_move import ShadowMove
+from include.operators.shadow_test import EndShadowTestOperator, ShadowTestOperator
+from include.sagemaker.champion import find_champion
+from include.sagemaker.registry import describe_package
+from include.settings import get_settings
+from tests.cards.cards import full_card
+from tests.faults.endpoint import claims_of, deployable
+from tests.local.cloud import Cloud, Shop, started
+from tests.operators.deploying import ENDPOINT, choose, deploy, execute
+
+OURS = "post-modern-stack"
+REPORTS = f"s3://{OURS}/shop/reports/job/run"
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with started(tmp_path_factory.mktemp("state")) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def live(
+    cloud: Cloud, trained: TrainedModel, approval: Verdict, monkeypatch: Any
+) -> Iterator[dict[str, Any]]:
+    """An endpoint that serves the model `base`; yields what the gate handed over of it."""
+    # The emulator tells of a request within a second.
+    monkeypatch.setattr("include.operators.shadow_test.LATE_POLLS", 2)
+    with deployable(cloud, monkeypatch):
+        claims = claims_of(cloud, trained, approval, "base", "2026-02-01")
+        deploy(claims)
+        yield claims
+
+
+@pytest.fixture
+def challenge(cloud: Cloud, trained: TrainedModel, approval: Verdict) -> Callable[..., dict[str, Any]]:
+    """Makes a challenger that behaves so, registered and with a card."""
+
+    def make(behaviour: str, data_until: str = "2026-02-02") -> dict[str, Any]:
+        folder = f"{REPORTS}-{cloud.name()}"
+        judged = {"report_uri": f"{folder}/report.json", "card_uri": f"{folder}/card.html"}
+        claims = claims_of(cloud, trained, approval.model_copy(update=judged), behaviour, data_until)
+        key = judged["card_uri"].removeprefix(f"s3://{OURS}/").removesuffix("html") + "json"
+        cloud.s3.put_object(Bucket=OURS, Key=key, Body=full_card().model_dump_json())
+        model = TrainedModel.model_validate(claims["trained_model"])
+        group = cloud.name("group")
+        cloud.sagemaker.create_model_package_group(ModelPackageGroupName=group)
+        arn = cloud.sagemaker.create_model_package(
+            ModelPackageGroupName=group,
+            ModelApprovalStatus="Approved",
+            InferenceSpecification={
+                "Containers": [{"Image": "registry/serving:1", "ModelDataUrl": model.model_uri}],
+                "SupportedContentTypes": ["application/json"],
+                "SupportedResponseMIMETypes": ["application/json"],
+            },
+            CustomerMetadataProperties={"training_job": model.job_name, "card_uri": judged["card_uri"]},
+        )["ModelPackageArn"]
+        registered = Registered(
+            package_arn=arn,
+            group_name=group,
+            version=1,
+            approval="Approved",
+            job_name=model.job_name,
+            snapshot_id=model.snapshot_id,
+        )
+        return {**claims, "registered": registered.to_xcom()}
+
+    return make
+
+
+def config_of(claims: dict[str, Any]) -> str:
+    model = TrainedModel.model_validate(claims["trained_model"])
+    return str(wanted_config(model, get_settings(), "us-east-1")["EndpointConfigName"])
+
+
+def on(cloud: Cloud) -> str:
+    return str(cloud.settled(ENDPOINT)["EndpointConfigName"])
+
+
+def task(claims: dict[str, Any], minutes: float = SECONDS / 60, **changes: Any) -> ShadowTestOperator:
+    return ShadowTestOperator(task_id="step", minutes=minutes, **claims, **changes)
+
+
+def run(claims: dict[str, Any], **changes: Any) -> ShadowReport:
+    """The whole test, as Airflow goes through it."""
+    context: Any = {"run_id": "run"}
+    operator = task(claims, **changes)
+    try:
+        return ShadowReport.model_validate(operator.execute(context))
+    except TaskDeferred as deferred:
+        moment = deferred.trigger.moment  # type: ignore[attr-defined]
+        time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
+        found = getattr(task(claims, **changes), deferred.method_name)(context, event=None)
+        return ShadowReport.model_validate(found)
+
+
+def text(cloud: Cloud, uri: str) -> str:
+    key = uri.removeprefix(f"s3://{OURS}/")
+    return str(cloud.s3.get_object(Bucket=OURS, Key=key)["Body"].read().decode())
+
+
+def gate_claims(claims: dict[str, Any]) -> dict[str, Any]:
+    return {name: claims[name] for name in ("trained_model", "verdict")}
+
+
+def test_challenger_answers_a_copy_and_no_customer_notices(
+    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
+) -> None:
+    claims = challenge("newer")
+    with Shop(cloud, ENDPOINT) as shop:
+        report = run(claims)
+        assert on(cloud) == config_of(live) == report.live_config
+        deployed = deploy(gate_claims(claims))
+    # Not one request failed, and nobody was answered by the challenger before its deploy.
+    assert shop.faults == []
+    assert set(shop.said) <= {"base", "newer"}
+    assert deployed.replaced == config_of(live)
+    assert report.passed
+    assert report.challenger.requests > 20
+    assert (report.challenger.errors, report.live.errors) == (0, 0)
+    assert report.live.requests >= report.challenger.requests
+    assert report.challenger.latency_ms is not None
+    # The fake server recommends one product in two by the model's name, and the other first.
+    assert report.pairs == report.compared > 20
+    assert (report.overlap, report.same_first) == (0.5, 1.0)
+    assert ShadowReport.model_validate_json(text(cloud, report.report_uri)) == report
+    page = text(cloud, str(report.card_uri))
+    assert "Shadow test" in page and f"{report.pairs:,} requests" in page
+    assert "Shadow test" not in text(cloud, str(claims["verdict"]["card_uri"]).replace(".html", ".json"))
+    package = describe_package(cloud.sagemaker, claims["registered"]["package_arn"])
+    assert (package.card_uri, package.approval) == (report.card_uri, "Approved")
+    names = cloud.sagemaker.list_endpoint_configs(MaxResults=100)["EndpointConfigs"]
+    assert report.shadow_config not in {one["EndpointConfigName"] for one in names}
+
+
+def test_challenger_that_fails_requests_does_not_go_live(
+    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
+) -> None:
+    claims = challenge("status 500")
+    with Shop(cloud, ENDPOINT) as shop, pytest.raises(AirflowFailException) as failure:
+        run(claims)
+    assert shop.faults == []
+    assert set(shop.said) == {"base"}
+    assert "copied requests failed" in str(failure.value)
+    assert on(cloud) == config_of(live)
+    package = describe_package(cloud.sagemaker, claims["registered"]["package_arn"])
+    assert package.approval == "Rejected"
+    assert "Failed" in text(cloud, str(package.card_uri))
+    # Whoever clears the task is told the same, and nothing is tested again.
+    before = cloud.settled(ENDPOINT)["LastModifiedTime"]
+    with pytest.raises(AirflowFailException, match="copied requests failed"):
+        run(claims)
+    assert cloud.settled(ENDPOINT)["LastModifiedTime"] == before
+
+
+def test_challenger_that_does_not_start_leaves_what_is_live(
+    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
+) -> None:
+    with Shop(cloud, ENDPOINT) as shop, pytest.raises(AirflowFailException, match="rolled back"):
+        run(challenge("crash"))
+    assert shop.faults == []
+    assert on(cloud) == config_of(live)
+
+
+def test_retry_goes_on_with_the_test_that_is_on(
+    cloud: Cloud,
+    live: dict[str, Any],
+    challenge: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claims = challenge("newer")
+    with pytest.raises(TaskDeferred) as first:
+        task(claims).execute({})  # killed, with the shadow on
+    told = cloud.settled(ENDPOINT)
+    assert told["ShadowProductionVariants"][0]["VariantName"] == "Shadow"
+    # Nobody takes the challenger for the live model.
+    champion = find_champion(cloud.sagemaker, ENDPOINT).champion
+    assert champion and champion.model_uri == live["trained_model"]["model_uri"]
+    with pytest.raises(TaskDeferred) as second:
+        task(claims).execute({})
+    moments = [deferred.value.trigger.moment for deferred in (first, second)]  # type: ignore[attr-defined]
+    assert moments[0] == moments[1]
+    assert cloud.settled(ENDPOINT)["LastModifiedTime"] == told["LastModifiedTime"]
+    # Killed once more, with the report written and the shadow on still.
+    end = ShadowMove.end
+
+    def dies(self: ShadowMove) -> None:
+        raise AirflowException("the worker is gone")
+
+    monkeypatch.setattr(ShadowMove, "end", dies)
+    with pytest.raises(AirflowException, match="the worker is gone"):
+        run(claims)
+    assert on(cloud) == told["EndpointConfigName"]
+    monkeypatch.setattr(ShadowMove, "end", end)
+    report = ShadowReport.model_validate(task(claims).execute({}))
+    assert report.started_at == told["LastModifiedTime"].astimezone(UTC).isoformat(timespec="seconds")
+    assert "Nothing was compared" not in report.reason and "No request came" in report.reason
+    assert on(cloud) == config_of(live)
+
+
+def test_shadow_that_was_left_on_is_ended_and_never_gone_back_to(
+    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(TaskDeferred):
+        task(challenge("left on")).execute({})
+    shadow = on(cloud)
+    # A run without a test deploys over it, and knows where it came from.
+    claims = challenge("newer", "2026-02-03")
+    assert deploy(gate_claims(claims)).replaced == config_of(live) != shadow
+    with pytest.raises(TaskDeferred):
+        task(challenge("newest", "2026-02-04")).execute({})
+    execute(EndShadowTestOperator, {})
+    assert on(cloud) == config_of(claims)
+    with pytest.raises(AirflowSkipException):
+        execute(EndShadowTestOperator, {})
+
+
+def test_test_that_something_else_ended_is_no_test(
+    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
+) -> None:
+    operator = task(challenge("newer"))
+    with pytest.raises(TaskDeferred):
+        operator.execute({})
+    execute(EndShadowTestOperator, {})
+    with pytest.raises(AirflowFailException, match="Something else moved"):
+        operator.resume({}, None)
+
+
+def test_where_there_is_nothing_to_test_the_deploy_goes_on(
+    cloud: Cloud,
+    trained: TrainedModel,
+    approval: Verdict,
+    challenge: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with deployable(cloud, monkeypatch):
+        claims = challenge("first")
+        with pytest.raises(AirflowSkipException, match="Nothing is live"):
+            run(claims)
+        deploy(gate_claims(claims))
+        for changes, reason in (
+            ({"minutes": 0}, "is asked for"),
+            ({"ephemeral": True}, "of the run's own"),
+            ({}, "the live model itself"),
+        ):
+            with pytest.raises(AirflowSkipException, match=reason):
+                run(claims, **changes)
+        older = challenge("older", "2026-01-01")
+        with pytest.raises(AirflowSkipException, match="newer"):
+            run(older)
+        choose(monkeypatch, endpoint_serverless="true")
+        with pytest.raises(AirflowSkipException, match="serverless"):
+            run(older)
+        assert on(cloud) == config_of(claims) or get_settings().endpoint_serverless
+
+
+def test_card_that_cannot_be_drawn_decides_nothing(
+    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
+) -> None:
+    claims = challenge("newer")
+    card = str(claims["verdict"]["card_uri"]).removeprefix(f"s3://{OURS}/").replace(".html", ".json")
+    cloud.s3.put_object(Bucket=OURS, Key=card, Body=json.dumps({"not": "a card"}))
+    report = run(claims, minutes=0.01)
+    assert (report.passed, report.card_uri) == (True, None)
+    assert Path(report.report_uri).name == "shadow.json"

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+from moto import mock_aws
+
+from include.contracts import ShadowVariant, TrainedModel
+from include.sagemaker.endpoint import endpoint_config_request
+from include.sagemaker.recency import recency_in, recency_of
+from include.sagemaker.shadow import SHADOW, judge, measure, shadow_config_request, shadow_of, why_not
+from include.settings import Settings
+
+SETTINGS = Settings(_env_file=None, endpoint_instance_count=2)  # type: ignore[call-arg]
+SHAPES = botocore.session.get_session().get_service_model("sagemaker")
+
+
+def trained(job: str, data_until: str) -> TrainedModel:
+    return TrainedModel(
+        job_name=job,
+        job_arn="arn",
+        snapshot_id=f"snap-of-{job}",
+        model_uri="s3://b/m.tar.gz",
+        evaluation_uri="s3://b/o.tar.gz",
+        billable_seconds=1,
+        data_until=data_until,
+        trained_at="2026-11-01T00:00:00+00:00",
+    )
+
+
+LIVE = endpoint_config_request(trained("old", "2026-01-01"), "pms-live", SETTINGS)
+
+
+def request(live: dict[str, Any] = LIVE, model: str = "pms-new") -> dict[str, Any]:
+    return shadow_config_request(live, LIVE["Tags"], trained("new", "2026-02-01"), model, SETTINGS)
+
+
+def test_customers_are_served_as_before_and_all_they_ask_is_copied() -> None:
+    wanted = request()
+    assert (
+        not ParamValidator()
+        .validate(wanted, SHAPES.operation_model("CreateEndpointConfig").input_shape)
+        .has_errors()
+    )
+    assert wanted["ProductionVariants"] == LIVE["ProductionVariants"]
+    [shadow] = wanted["ShadowProductionVariants"]
+    assert (shadow["VariantName"], shadow["ModelName"]) == (SHADOW, "pms-new")
+    assert shadow["InitialVariantWeight"] == LIVE["ProductionVariants"][0]["InitialVariantWeight"]
+    capture = wanted["DataCaptureConfig"]
+    assert capture["InitialSamplingPercentage"] == 100
+    # Where the execution role may write, and apart from what is captured day by day.
+    assert capture["DestinationS3Uri"] == f"{SETTINGS.home}/captured/shadow"
+
+
+def test_name_is_a_function_of_both_models() -> None:
+    other = {**LIVE, "ProductionVariants": [{**LIVE["ProductionVariants"][0], "ModelName": "pms-other"}]}
+    found = [request(), request(), request(model="pms-newer"), request(other)]
+    names = [one["EndpointConfigName"] for one in found]
+    assert names[0] == names[1]
+    assert len({*names, LIVE["EndpointConfigName"]}) == 4
+
+
+def test_test_is_as_new_as_the_live_model_and_names_the_way_back() -> None:
+    tags = request()["Tags"]
+    assert recency_in(tags) == recency_of(trained("old", "2026-01-01"))
+    assert shadow_of(tags) == LIVE["EndpointConfigName"]
+    assert shadow_of(LIVE["Tags"]) is None
+    assert {"Key": "project", "Value": "post-modern-stack"} in tags
+
+
+@pytest.mark.parametrize(
+    ("variants", "reason"),
+    [
+        ([{"ModelName": "a"}], None),
+        ([{"ModelName": "a"}, {"ModelName": "b"}], "one variant"),
+        ([{"ModelName": "a", "ServerlessConfig": {"MemorySizeInMB": 1024}}], "serverless"),
+        ([{}], "no model"),
+    ],
+)
+def test_what_sagemaker_copies_nothing_of_is_known(variants: list[Any], reason: str | None) -> None:
+    said = why_not({"ProductionVariants": variants})
+    assert (said is None) if reason is None else (reason in str(said))
+
+
+@pytest.mark.parametrize(
+    ("live", "challenger", "passed"),
+    [
+        ((1000, 0), (1000, 10), True),
+        ((1000, 0), (1000, 11), False),
+        ((1000, 200), (1000, 205), True),  # the customers' own mistakes
+        ((1000, 0), (3, 1), False),
+        ((1000, 0), (0, 0), True),
+        ((0, 0), (0, 0), True),
+    ],
+)
+def test_challenger_fails_for_what_the_live_model_can_answer(
+    live: tuple[int, int], challenger: tuple[int, int], passed: bool
+) -> None:
+    variants = [ShadowVariant(requests=requests, errors=errors) for requests, errors in (live, challenger)]
+    found, reason = judge(*variants)
+    assert found is passed
+    assert (f"{challenger[1]} of {challenger[0]:,}" in reason) is bool(challenger[0])
+
+
+def test_each_variant_is_measured_for_itself_and_for_the_time_of_the_test() -> None:
+    start = datetime(2026, 11, 30, 9, tzinfo=UTC)
+    with mock_aws():
+        cloudwatch = boto3.client("cloudwatch", "us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+
+        def put(variant: str, minute: int, **values: float) -> None:
+            names = [{"Name": "EndpointName", "Value": "e"}, {"Name": "VariantName", "Value": variant}]
+            cloudwatch.put_metric_data(
+                Namespace="AWS/SageMaker",
+                MetricData=[
+                    {
+                        "MetricName": name,
+                        "Dimensions": names,
+                        "Timestamp": start + timedelta(minutes=minute),
+                        "Value": value,
+                    }
+                    for name, value in values.items()
+                ],
+            )
+
+        put("AllTraffic", 1, Invocations=1, ModelLatency=3000)
+        for minute in (-5, 1, 2, 20):
+            put(SHADOW, minute, Invocations=1, InvocationModelErrors=1, ModelLatency=1000 * (minute + 6))
+        put(SHADOW, 2, Invocation5XXErrors=1)
+        end = start + timedelta(minutes=10)
+        live = measure(cloudwatch, "e", "AllTraffic", start, end)
+        challenger = measure(cloudwatch, "e", SHADOW, start, end)
+        nobody = measure(cloudwatch, "another", SHADOW, start, end)
+    assert live == ShadowVariant(requests=1, errors=0, latency_ms=3.0, slowest_ms=3.0)
+    assert challenger == ShadowVariant(requests=2, errors=2, latency_ms=7.5, slowest_ms=8.0)
+    assert nobody == ShadowVariant(requests=0, errors=0)
