@@ -80,7 +80,7 @@ class RegisterModelOperator(BaseOperator):
                 job=_training_job(client, trained.job_name),
                 git_revision=git_revision(settings),
             )
-            ensure_group(client, group)
+            ensure_group(client, group, settings.resource_tags)
             package, made = register(client, request)
         self.log.info(
             "%s is version %d of %s%s: %s.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -65,12 +65,13 @@ class Package:
     trained_at: str | None = None
 
 
-def ensure_group(client: Any, group: str) -> None:
+def ensure_group(client: Any, group: str, others: Mapping[str, str] | None = None) -> None:
     """Creates the model package group unless it exists.
 
     Args:
         client: boto3 SageMaker client.
         group: Name of the model package group.
+        others: Tags that everything the project makes gets besides its own.
     """
     try:
         client.describe_model_package_group(ModelPackageGroupName=group)
@@ -81,7 +82,7 @@ def ensure_group(client: Any, group: str) -> None:
             client.create_model_package_group(
                 ModelPackageGroupName=group,
                 ModelPackageGroupDescription="Every model that the gate judged, with its verdict.",
-                Tags=tags(),
+                Tags=tags(others),
             )
         except ClientError as refused:
             if not is_existing(refused):
@@ -92,8 +93,8 @@ def register(client: Any, request: Mapping[str, Any]) -> tuple[Package, bool]:
     """Registers a model unless its verdict has been registered before.
 
     The client token keeps two tries at a time from making two; the search keeps a later one from it. A model
-    that somebody took back, by an answer, a smoke test or a roll-back, is not Approved by being judged anew:
-    its new entry waits for a person.
+    that somebody took back, by an answer, a smoke test or a roll-back, is not Approved by being judged anew,
+    however often: its new entries wait for a person.
 
     Args:
         client: boto3 SageMaker client.
@@ -114,8 +115,7 @@ def register(client: Any, request: Mapping[str, Any]) -> tuple[Package, bool]:
         if package.entry == request["ClientToken"]:
             return package, False
     uri = request["InferenceSpecification"]["Containers"][0]["ModelDataUrl"]
-    last = next((package for package in same_job if package.model_uri == uri), None)
-    taken_back = last if last and last.approval == "Rejected" and last.approval_description else None
+    taken_back = _taken_back(package for package in same_job if package.model_uri == uri)
     if taken_back and request["ModelApprovalStatus"] == "Approved":
         request = {**request, "ModelApprovalStatus": "PendingManualApproval"}
         arn = client.create_model_package(**request)["ModelPackageArn"]
@@ -124,6 +124,22 @@ def register(client: Any, request: Mapping[str, Any]) -> tuple[Package, bool]:
     else:
         arn = client.create_model_package(**request)["ModelPackageArn"]
     return describe_package(client, arn), True
+
+
+def _taken_back(same_model: Iterable[Package]) -> Package | None:
+    """Returns the entry with which a model was taken back, unless it was Approved since.
+
+    What waits for a person, and what the gate refused, takes nothing back and gives nothing back.
+
+    Args:
+        same_model: The model's entries, newest first.
+    """
+    for package in same_model:
+        if package.approval == "Approved":
+            return None
+        if package.approval == "Rejected" and package.approval_description:
+            return package
+    return None
 
 
 def describe_package(client: Any, arn: str) -> Package:

@@ -252,6 +252,13 @@ def test_a_model_that_was_taken_back_is_not_approved_by_being_judged_anew(client
     again, made = register(client, request_of(verdict(champion=LIVE)))
     assert (made, again.version, again.approval) == (True, 2, "PendingManualApproval")
     assert again.approval_description is not None and "Rolled back from by Ada" in again.approval_description
+    # Nor the third time, when the newest entry is one that waits, or one that the gate refused.
+    third, _ = register(client, request_of(verdict(metrics={"mrr@20": 0.2})))
+    assert third.approval == "PendingManualApproval"
+    register(client, request_of(verdict(False)))
+    fifth, _ = register(client, request_of(verdict(metrics={"mrr@20": 0.3})))
+    assert fifth.approval == "PendingManualApproval"
+    assert "taken back as version 1: " in (fifth.approval_description or "")
     record_approval(client, again.arn, "Approved", "Approved by Ada")
     assert register(client, request_of(verdict(metrics={"mrr@20": 0.1})))[0].approval == "Approved"
 
@@ -317,6 +324,16 @@ def test_a_group_is_made_once_also_where_two_make_it_at_a_time(client: Client) -
                 self.create_model_package_group(**request)
 
     ensure_group(Late(), GROUP)
+
+
+def test_a_group_has_the_tags_that_everything_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, asked = Client(), list[dict[str, Any]]()
+    monkeypatch.setattr(client, "create_model_package_group", lambda **request: asked.append(request))
+    ensure_group(client, GROUP, {"team": "shop"})
+    assert asked[0]["Tags"] == [
+        {"Key": "team", "Value": "shop"},
+        {"Key": "project", "Value": "post-modern-stack"},
+    ]
 
 
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ThrottlingException"])
