@@ -32,6 +32,8 @@ def deploy_group(
 ) -> TaskGroup:
     """Returns the task group that puts a model behind the endpoint.
 
+    A task must follow it: Airflow judges a run by its last tasks, and here that is the clearing up.
+
     Args:
         settings: Names the AWS connection.
         trained_model: The `TrainedModel` claim check, or a template of it, as all that follow.
@@ -79,7 +81,8 @@ def deploy_group(
         end = EndShadowTestOperator(task_id="end_shadow_test", aws_conn_id=settings.aws_conn_id, retries=5)
         chain(asked, model, config, shadow, endpoint, smoke)
         model >> endpoint
-        # Runs whatever became of endpoint and smoke test, and does not make a red run green.
-        smoke >> delete.as_teardown(setups=[config, endpoint])
-        smoke >> end.as_teardown(setups=[config])
+        # Both run whatever became of the others. What they leave costs money and makes the run red; so
+        # does a failed smoke test, as long as a task that is no teardown follows the group.
+        smoke >> delete.as_teardown(setups=[config, endpoint], on_failure_fail_dagrun=True)
+        smoke >> end.as_teardown(setups=[config], on_failure_fail_dagrun=True)
     return group
