@@ -137,7 +137,7 @@ def test_the_pipeline_runs_with_what_its_role_allows(
     guarded: Guarded, as_role: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_role(AIRFLOW)
-    _check_aws(get_settings())
+    _check_aws(get_settings(), None, deploys=True)
     s3 = guarded.client_as(AIRFLOW, "s3")
     s3.put_object(Bucket=BUCKET, Key="shop/snapshots/snap-0123456789abcdef/stray", Body=b"x")
     assert remove_strays(s3, SNAPSHOT.uri, {"rows"}) == 1

@@ -152,7 +152,7 @@ def test_the_route_is_no_ones_but_the_tests(cloud: Cloud) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_without_being_asked_for_there_is_no_route(method: str) -> None:
     faults = Faults()
-    client = Client(Application(None, faults, control_route=False))  # type: ignore[arg-type]
+    client = Client(Application(None, None, faults, control_route=False))  # type: ignore[arg-type]
     rules = [{"operation": "CreateModel", "code": "x"}]
     answer = client.open("/_emulator/faults", method=method, base_url="http://127.0.0.1", json=rules)
     assert answer.status_code == 404
