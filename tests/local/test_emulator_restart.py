@@ -417,7 +417,7 @@ def test_what_is_spoilt_is_set_aside_and_the_rest_is_found(kept: Kept, machine: 
     model, place = cloud.model("ok"), state / "s3" / "spoilt-bucket"
     machine.kill()
     for record in (place / "keys").iterdir():
-        if b"spoilt\x94" in (told := record.read_bytes()):
+        if b'"name": "spoilt"' in (told := record.read_bytes()):
             record.write_bytes(told[:50])
     for data in (place / "data").iterdir():
         if data.read_bytes() == b"lost":
@@ -434,7 +434,7 @@ def test_what_is_spoilt_is_set_aside_and_the_rest_is_found(kept: Kept, machine: 
     assert cloud.client("iam").get_user(UserName="u")
     assert cloud.sagemaker.describe_model(ModelName=model)["ExecutionRoleArn"] == ROLE
     assert len(list(state.rglob("*.corrupt"))) == 4
-    assert not (place / "data" / "unfinished").exists()
+    assert (place / "data" / "unfinished").exists()  # it may be what the spoilt record speaks of
     cloud.client("iam").create_user(UserName="w")
     cloud.s3.put_object(Bucket="spoilt-bucket", Key="spoilt", Body=b"anew")
 

@@ -6,59 +6,29 @@ per version's bytes. A key's file is replaced last, whole, and before the client
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
-import io
+import json
 import logging
 import pickle
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
 
-from include.local.emulator.persistence import read_or_set_aside, write_whole
+from include.local.emulator.key_records import FileValue, dumps, loads
+from include.local.emulator.persistence import read_or_set_aside, remove_drafts, write_whole
 
 _COPY_BYTES = 1024**2
 _NOT_SETTINGS = ("keys", "multiparts")
 log = logging.getLogger(__name__)
-
-
-class FileValue:
-    """What moto reads an object's bytes from: part of a file, open only while it is read.
-
-    Args:
-        path: The file.
-        start: First byte.
-        size: Number of bytes.
-    """
-
-    def __init__(self, path: Path, start: int, size: int) -> None:
-        self.path = path
-        self.start = start
-        self.size = size
-        self._at = 0
-
-    def seek(self, at: int) -> None:
-        """Moves to a byte."""
-        self._at = at
-
-    def read(self, count: int = -1) -> bytes:
-        """Returns so many bytes, or all that are left."""
-        left = self.size - self._at
-        count = left if count < 0 else min(count, left)
-        with self.path.open("rb") as file:
-            file.seek(self.start + self._at)
-            content = file.read(count)
-        self._at += len(content)
-        return content
-
-    def close(self) -> None:
-        """Leaves the file: it goes when its key no longer speaks of it."""
 
 
 class Buckets:
@@ -79,20 +49,31 @@ class Buckets:
     def load(self) -> None:
         """Makes moto's S3 what the folder holds, and removes what no key speaks of."""
         found = {}
-        for place in sorted(self._folder.glob("*/bucket")):
-            if (kept := read_or_set_aside(place, pickle.loads)) is not None:
-                found[kept["state"]["name"]] = kept
-                self._settings[kept["state"]["name"]] = place.read_bytes()
+        for place in sorted(self._folder.glob("*/")):
+            remove_drafts(place)
+            remove_drafts(place / "keys")
+            if (kept := _read_settings(place)) is not None:
+                found[kept["name"]] = kept
         for bucket, backend in list(_all_buckets()):
             if bucket.name not in found:  # made by a stack, and deleted since
                 del backend.buckets[bucket.name]
                 s3_backends.bucket_accounts.pop(bucket.name, None)
-        for name, kept in sorted(found.items(), key=lambda item: item[1]["state"]["creation_date"]):
+        for name, kept in sorted(found.items(), key=lambda item: item[1]["created"]):
             self._load_bucket(name, kept)
+        self.settings_written()
+
+    @contextlib.contextmanager
+    def held(self, keys: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Keeps keys (bucket and name) from other threads: moto itself lets two of them write one at once."""
+        numbers = {hash(key) % len(self._locks) for key in keys}
+        with contextlib.ExitStack() as stack:
+            for number in sorted(numbers):  # in one order, or two threads could wait for each other
+                stack.enter_context(self._locks[number])
+            yield
 
     def written(self, bucket: str, key: str) -> None:
         """Brings a key's files to what moto has: to be called after each change, before it is told."""
-        with self._locks[hash((bucket, key)) % len(self._locks)]:
+        with self.held([(bucket, key)]):
             self._write_key(bucket, key)
 
     def bucket_written(self, bucket: str) -> None:
@@ -109,9 +90,7 @@ class Buckets:
         with self._settings_lock:
             here = {bucket.name: (bucket, backend) for bucket, backend in _all_buckets()}
             for name, (bucket, backend) in here.items():
-                state = {k: v for k, v in vars(bucket).items() if k not in _NOT_SETTINGS}
-                tags = backend.tagger.tags.get(bucket.arn, {})
-                content = pickle.dumps({"state": state, "tags": tags})
+                content = _settings(bucket, backend.tagger.tags.get(bucket.arn, {}))
                 if self._settings.get(name) != content:
                     write_whole(self._place(name) / "bucket", content)
                     self._settings[name] = content
@@ -122,14 +101,13 @@ class Buckets:
                 del self._settings[name]
 
     def _load_bucket(self, name: str, kept: dict[str, Any]) -> None:
-        state = kept["state"]
-        backend = s3_backends[state["account_id"]][state["partition"]]
+        backend = s3_backends[kept["account"]][kept["partition"]]
         # The object that a stack may hold stays the one that moto has.
         bucket = backend.buckets.get(name)
         if bucket is None:
-            backend.create_bucket(name, state["region_name"])
+            backend.create_bucket(name, kept["region"])
             bucket = backend.buckets[name]
-        vars(bucket).update(state)
+        vars(bucket).update(kept["state"])
         bucket.keys.clear()
         backend.buckets[name] = bucket
         if kept["tags"]:
@@ -137,6 +115,8 @@ class Buckets:
         for path in sorted((self._place(name) / "keys").glob("*")):
             if path.suffix == "":
                 read_or_set_aside(path, lambda content: self._load_key(backend, bucket, content))
+        if any((self._place(name) / "keys").glob("*.corrupt")):
+            return  # whose bytes are any file's that no other key speaks of
         used = {file for (owner, _), told in self._told.items() if owner == name for _, file in told}
         for path in (self._place(name) / "data").glob("*"):
             if path.name not in used:  # of a write that was not finished
@@ -144,14 +124,14 @@ class Buckets:
 
     def _load_key(self, backend: S3Backend, bucket: FakeBucket, content: bytes) -> bool:
         data = self._place(bucket.name) / "data"
-        kept = _Unpickler(io.BytesIO(content), data).load()
-        told = _told(kept["versions"])
+        name, versions, tags = loads(content, data)
+        told = _told(versions)
         for _, file in told:
             if file and not (data / file).is_file():
-                raise FileNotFoundError(f"the bytes of {kept['name']!r} are missing")
-        bucket.keys.setlist(kept["name"], kept["versions"])
-        backend.tagger.tags.update(kept["tags"])
-        self._told[bucket.name, kept["name"]] = told
+                raise FileNotFoundError(f"the bytes of {name!r} are missing")
+        bucket.keys.setlist(name, versions)
+        backend.tagger.tags.update(tags)
+        self._told[bucket.name, name] = told
         return True
 
     def _write_key(self, bucket_name: str, key: str) -> None:
@@ -172,7 +152,7 @@ class Buckets:
             tagger = s3_backends[bucket.account_id][bucket.partition].tagger
             arns = [version.arn for version in versions if isinstance(version, FakeKey)]
             tags = {arn: dict(tagger.tags[arn]) for arn in arns if arn in tagger.tags}
-            write_whole(record, _dumps({"name": key, "versions": versions, "tags": tags}))
+            write_whole(record, dumps(key, versions, tags))
             self._told[bucket_name, key] = now
         for _, file in set(before) - set(now):
             if file:
@@ -182,49 +162,37 @@ class Buckets:
         return self._folder / quote(bucket, safe="")
 
 
-class _Pickler(pickle.Pickler):
-    """Keeps of a key's bytes where they lie, and of its lock nothing."""
-
-    def persistent_id(self, value: object) -> tuple[str, int, int] | None:
-        if isinstance(value, FileValue):
-            return value.path.name, value.start, value.size
-        return None
-
-    def reducer_override(self, value: object) -> Any:
-        if type(value) is not FakeKey:
-            return NotImplemented
-        state = {name: part for name, part in vars(value).items() if name != "lock"}
-        if not isinstance(state["_value_buffer"], FileValue):  # of a deleted key that a marker still names
-            state["_value_buffer"] = None
-        return _empty_key, (), state, None, None, _fill_key
+def _settings(bucket: FakeBucket, tags: dict[str, str | None]) -> bytes:
+    """Returns a bucket's file: what names it and, apart, its settings, which are moto's own objects."""
+    state = {k: v for k, v in vars(bucket).items() if k not in _NOT_SETTINGS}
+    told = {
+        "name": bucket.name,
+        "account": bucket.account_id,
+        "partition": bucket.partition,
+        "region": bucket.region_name,
+        "created": bucket.creation_date.isoformat(),
+        "tags": tags,
+        "settings": base64.b64encode(pickle.dumps(state)).decode(),
+    }
+    return json.dumps(told).encode()
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, data: Path) -> None:
-        super().__init__(file)
-        self._data = data
-
-    def persistent_load(self, told: tuple[str, int, int]) -> FileValue:
-        name, start, size = told
-        return FileValue(self._data / name, start, size)
-
-
-def _empty_key() -> FakeKey:
-    return FakeKey("", b"", "", "us-east-1")
-
-
-def _fill_key(key: FakeKey, state: dict[str, Any]) -> None:
-    # Over what its constructor sets: attributes that a newer moto has are there, too.
-    buffer = key._value_buffer
-    vars(key).update(state)
-    if key._value_buffer is None:
-        key._value_buffer = buffer
-
-
-def _dumps(value: object) -> bytes:
-    buffer = io.BytesIO()
-    _Pickler(buffer).dump(value)
-    return buffer.getvalue()
+def _read_settings(place: Path) -> dict[str, Any] | None:
+    """Returns what a bucket's file tells, with the defaults for what cannot be read; None: it has none."""
+    path = place / "bucket"
+    kept: dict[str, Any] | None = read_or_set_aside(path, json.loads) if path.exists() else None
+    if kept is None:
+        if not path.with_name("bucket.corrupt").exists():
+            return None
+        kept = {"name": unquote(place.name), "account": DEFAULT_ACCOUNT_ID, "partition": "aws", "tags": {}}
+        return {**kept, "region": "us-east-1", "created": "", "state": {}}
+    try:
+        kept["state"] = pickle.loads(base64.b64decode(kept["settings"]))
+    except Exception as error:
+        log.error("%s: its settings cannot be read (%s): they are the defaults now", path, error)
+        shutil.copyfile(path, path.with_name("bucket.corrupt"))
+        kept["state"] = {}
+    return kept
 
 
 def _move_to_file(key: FakeKey, folder: Path) -> None:

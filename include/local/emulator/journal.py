@@ -45,11 +45,13 @@ class Journal:
     Args:
         path: The file.
         moto: Answers them.
+        answered: Called when moto has changed and the file does not yet tell of it.
     """
 
-    def __init__(self, path: Path, moto: Wsgi) -> None:
+    def __init__(self, path: Path, moto: Wsgi, answered: Callable[[], None]) -> None:
         self._path = path
         self._moto = moto
+        self._answered = answered
         self._lock = threading.Lock()
 
     def replay(self) -> None:
@@ -83,6 +85,7 @@ class Journal:
         with self._lock:
             answer = self._seeded(entry["seed"], environ, lambda *started: told.extend(started))
             if told[0] < "300":
+                self._answered()
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("ab") as file:
                     file.write(json.dumps(entry).encode() + b"\n")

@@ -32,7 +32,8 @@ class KeptMoto:
     def __init__(self, folder: Path) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._buckets = Buckets(folder / "s3")
-        self._journal = Journal(folder / "journal.jsonl", self._moto)
+        # A stack may make a bucket: it is on disk before the stack is, or it would pass for deleted since.
+        self._journal = Journal(folder / "journal.jsonl", self._moto, self._buckets.settings_written)
 
     def load(self) -> None:
         """Makes moto, which must be empty, what it was when an emulator last ended."""
@@ -45,22 +46,20 @@ class KeptMoto:
         service = signature(environ).service
         if service == "s3" or not (service or "HTTP_X_AMZ_TARGET" in environ):
             return self._s3(environ, start_response)
-        length = -1 if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
-        body = environ["wsgi.input"].read(length)
-        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        body = _read_body(environ)
         if not is_kept(environ, body):
             return self._answer(environ, start_response)
-        answer = self._journal.answer(environ, start_response, body)
-        self._buckets.settings_written()  # a stack may have made a bucket
-        return answer
+        return self._journal.answer(environ, start_response, body)
 
     def _s3(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] in _READS:
-            return self._answer(environ, start_response)
+        reads = environ["REQUEST_METHOD"] in _READS
+        if not reads:
+            _read_body(environ)  # all of it, before others have to wait for this request
         told: list[Any] = []
-        answer = self._answer(environ, lambda *started: told.extend(started))
-        if told[0] < "300":
-            self._write(environ)
+        with self._buckets.held(_keys(environ)):
+            answer = self._answer(environ, lambda *started: told.extend(started))
+            if not reads and told[0] < "300":
+                self._write(environ)
         start_response(*told)
         return answer
 
@@ -76,6 +75,24 @@ class KeptMoto:
     def _answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         answer: Iterable[bytes] = self._moto(environ, start_response)
         return answer
+
+
+def _read_body(environ: Environ) -> bytes:
+    """Returns the body of a request, and leaves it to be read again."""
+    length = -1 if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
+    body: bytes = environ["wsgi.input"].read(length)
+    environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+    return body
+
+
+def _keys(environ: Environ) -> list[tuple[str, str]]:
+    """Returns the keys that an S3 request names: its own, and the one that it copies."""
+    source = unquote(environ.get("HTTP_X_AMZ_COPY_SOURCE", "")).split("?", 1)[0].removeprefix("/")
+    return [
+        named
+        for named in (bucket_and_key(environ), tuple(source.split("/", 1)))
+        if len(named) == 2 and named[1]
+    ]
 
 
 def bucket_and_key(environ: Environ) -> tuple[str, str]:

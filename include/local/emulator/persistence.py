@@ -63,6 +63,8 @@ class Disk:
 
     def load(self, decode: Callable[[dict[str, Any]], T]) -> Iterator[T]:
         """Yields what the files hold; a file that cannot be read is set aside."""
+        for region in self._folder.glob("*/"):
+            remove_drafts(region)
         for path in sorted(self._folder.glob("*/*.json")):
             if (item := read_or_set_aside(path, lambda content: decode(json.loads(content)))) is not None:
                 yield item
@@ -80,6 +82,12 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Removes what `write_whole` leaves in a folder where it is killed."""
+    for draft in folder.glob("*.part"):
+        draft.unlink()
 
 
 def read_or_set_aside(path: Path, decode: Callable[[bytes], T]) -> T | None:
