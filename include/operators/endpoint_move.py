@@ -110,7 +110,7 @@ class EndpointMove:
             moving = first.state == "moving"
             state = self._watch.settle(self._wanted) if moving else first
             if state.state == "live":
-                self._update.scale()
+                self._update.try_to_scale()
                 return (_comes_from(first, self._wanted) if record is None else record) or None
             # A retry after a kill finds the change that it asked for still on its way, or undone.
             attached = moving and _goes_to(first, self._wanted, asked=record is not None)
@@ -122,7 +122,7 @@ class EndpointMove:
                 state = self._watch.settle(self._wanted, submitted=True)
                 if state.state != "live":
                     self._refuse(state, replaced)
-                self._update.scale()
+                self._update.try_to_scale()
                 return replaced or None
             time.sleep(self._settings.poll_seconds)
         raise AirflowException(
@@ -167,7 +167,7 @@ class EndpointMove:
     def _refuse(self, state: EndpointState, came_from: str | None) -> NoReturn:
         """Says why the endpoint is not on the wanted configuration."""
         if state.state == "elsewhere":
-            self._update.scale()
+            self._update.try_to_scale()
         self._record.forget()
         if state.state == "elsewhere" and came_from and state.live_config != came_from:
             self._refuse_older(state)

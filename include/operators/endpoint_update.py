@@ -7,11 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from botocore.exceptions import ClientError
+from airflow.sdk.exceptions import AirflowException
+from botocore.exceptions import BotoCoreError, ClientError
 
 from include.contracts import SettingsError
 from include.sagemaker.endpoint import VARIANT, deployment_config, update_endpoint_request
-from include.sagemaker.errors import error_code, is_denied, is_missing
+from include.sagemaker.errors import explain, is_denied, is_missing
+from include.sagemaker.naming import PREFIX
 from include.sagemaker.recency import Recency, recency_in
 from include.sagemaker.scaling import (
     find_target_request,
@@ -76,15 +78,18 @@ class EndpointUpdate:
         return config and (shadow_of(self.tags(config)) or config)
 
     def tags(self, config: str) -> list[dict[str, str]]:
-        """Returns the tags of a configuration, as far as they can be known."""
+        """Returns the tags of a configuration; none of one that is deleted, or not the project's to look at.
+
+        Raises:
+            ClientError: It is the project's, and cannot be looked at all the same.
+        """
         try:
             arn = str(self._hook.describe_endpoint_config(config)["EndpointConfigArn"])
             client: Any = self._hook.get_conn()
             found: list[dict[str, str]] = client.list_tags(ResourceArn=arn)["Tags"]
             return found
         except ClientError as error:
-            # Deleted since, or not the project's, whose role then may not look at it.
-            if not (is_missing(error) or is_denied(error)):
+            if not _may_be_unknown(error, config):
                 raise
             return []
 
@@ -96,7 +101,8 @@ class EndpointUpdate:
                 that have gone off are left out, for they would take it back at once.
 
         Raises:
-            SettingsError: An alarm does not exist, or has gone off before the update.
+            SettingsError: An alarm does not exist.
+            AirflowException: One has gone off before the update; it may be quiet when this is tried again.
         """
         names = self._settings.alarm_names
         if not names:
@@ -105,7 +111,7 @@ class EndpointUpdate:
         ringing = {name: states[name] for name in names if states[name].get("StateValue") == "ALARM"}
         if ringing and not despite:
             told = "; ".join(f"{name}: {alarm.get('StateReason')}" for name, alarm in ringing.items())
-            raise SettingsError(
+            raise AirflowException(
                 f"An alarm has gone off before the update, and would take any update back: {told} Nothing "
                 "was changed. Clear this task once it is quiet. If it is the live model that is at fault, "
                 "deploy without alarms (PMS_ROLLBACK_ON_ALARMS=false), or run the DAG roll_back_endpoint."
@@ -125,23 +131,32 @@ class EndpointUpdate:
         Raises:
             ClientError: SageMaker refused.
         """
-        deployment = None if alarms is None else deployment_config(self._settings, alarms)
-        kept = self._make_way(config, live)
+        scaled = bool(self._target())
+        kept = scaled and self._can_stay_scaled(config, live)
+        deployment = None
+        if alarms is not None:
+            deployment = deployment_config(self._settings, alarms, self._instances() if kept else None)
         request = update_endpoint_request(
             self._settings.endpoint_name, config, deployment=deployment, keep_capacity=kept
         )
-        self._hook.update_endpoint(request, wait_for_completion=False)
+        if scaled and not kept:
+            self._log.info("Taking autoscaling off: SageMaker changes no machines under it.")
+            self._scaling.deregister_scalable_target(**target(self._settings.endpoint_name))
+        try:
+            self._hook.update_endpoint(request, wait_for_completion=False)
+        except (ClientError, BotoCoreError):
+            if scaled and not kept:
+                self.try_to_scale()
+            raise
 
-    def _make_way(self, config: str, live: str | None) -> bool:
-        """Deregisters a target of autoscaling that would block the update; returns whether one is left."""
-        if not self._target():
-            return False
-        same = self._machines(config) == self._machines(live)
-        if same and wants_scaling(self._settings):
-            return True
-        self._log.info("Taking autoscaling off: SageMaker changes no machines under it.")
-        self._scaling.deregister_scalable_target(**target(self._settings.endpoint_name))
-        return False
+    def _can_stay_scaled(self, config: str, live: str | None) -> bool:
+        return wants_scaling(self._settings) and self._machines(config) == self._machines(live)
+
+    def _instances(self) -> int | None:
+        """Returns how many machines autoscaling has made of those of the settings; None where not told."""
+        variants = self._hook.describe_endpoint(self._settings.endpoint_name).get("ProductionVariants", [])
+        counts = [one.get("CurrentInstanceCount") for one in variants if one["VariantName"] == VARIANT]
+        return counts[0] if counts else None
 
     def _target(self) -> list[Any]:
         request = find_target_request(self._settings.endpoint_name)
@@ -153,12 +168,19 @@ class EndpointUpdate:
         try:
             described = self._hook.describe_endpoint_config(str(config))
         except ClientError as error:
-            if not (is_missing(error) or error_code(error) == "AccessDeniedException"):
+            if not _may_be_unknown(error, str(config)):
                 raise
             return None
         variants = described["ProductionVariants"]
         types = [variant.get("InstanceType") for variant in variants if variant["VariantName"] == VARIANT]
         return types[0] if types else None
+
+    def try_to_scale(self) -> None:
+        """Does what `scale` does where another fault, or a model that is live already, matters more."""
+        try:
+            self.scale()
+        except (ClientError, BotoCoreError) as error:
+            self._log.error("Autoscaling could not be set up: %s", explain(error))
 
     def scale(self) -> None:
         """Sets autoscaling up as the settings say, or takes it off; it may run twice."""
@@ -175,3 +197,8 @@ class EndpointUpdate:
         elif self._target():
             self._scaling.deregister_scalable_target(**target(settings.endpoint_name))
             self._log.info("Autoscaling is switched off.")
+
+
+def _may_be_unknown(error: ClientError, config: str) -> bool:
+    """Tells whether a configuration is deleted since, or another's, which the project's role may not see."""
+    return is_missing(error) or (is_denied(error) and not config.startswith(f"{PREFIX}-"))

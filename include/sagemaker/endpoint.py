@@ -154,7 +154,9 @@ def update_endpoint_request(
     return request
 
 
-def deployment_config(settings: Settings, alarms: Sequence[str]) -> dict[str, Any] | None:
+def deployment_config(
+    settings: Settings, alarms: Sequence[str], instances: int | None = None
+) -> dict[str, Any] | None:
     """Returns how an update moves traffic, and what takes it back; None where SageMaker has no choice.
 
     All at once, what alarms may watch is the wait before the old machines go.
@@ -162,13 +164,14 @@ def deployment_config(settings: Settings, alarms: Sequence[str]) -> dict[str, An
     Args:
         settings: Way, steps and waits of the shift.
         alarms: CloudWatch alarms; one that goes off takes the update back.
+        instances: As many machines as the endpoint keeps, where not as many as the settings say.
     """
     if settings.endpoint_serverless:
         return None
     policy = {
-        "TrafficRoutingConfiguration": _routing(settings),
+        "TrafficRoutingConfiguration": _routing(settings, instances or settings.endpoint_instance_count),
         "TerminationWaitInSeconds": settings.bake_seconds,
-        "MaximumExecutionTimeoutInSeconds": deployment_seconds(settings),
+        "MaximumExecutionTimeoutInSeconds": deployment_seconds(settings, instances),
     }
     watched = [{"AlarmName": name} for name in alarms]
     return {
@@ -177,10 +180,11 @@ def deployment_config(settings: Settings, alarms: Sequence[str]) -> dict[str, An
     }
 
 
-def _routing(settings: Settings) -> dict[str, Any]:
-    if settings.traffic_shift == "all_at_once":
+def _routing(settings: Settings, instances: int) -> dict[str, Any]:
+    # Of one machine, to which somebody may have brought it by hand, there is no share.
+    if settings.traffic_shift == "all_at_once" or instances < 2:
         return {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0}
-    step = {"Type": "CAPACITY_PERCENT", "Value": _step_percent(settings)}
+    step = {"Type": "CAPACITY_PERCENT", "Value": _step_percent(settings, instances)}
     size = "CanarySize" if settings.traffic_shift == "canary" else "LinearStepSize"
     return {
         "Type": settings.traffic_shift.upper(),
@@ -189,19 +193,24 @@ def _routing(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _step_percent(settings: Settings) -> int:
+def _step_percent(settings: Settings, instances: int) -> int:
     # Of three instances half is one and a half, and SageMaker takes no more than half of them.
-    whole = settings.endpoint_instance_count // 2
-    return min(settings.traffic_step_percent, 100 * whole // settings.endpoint_instance_count)
+    return min(settings.traffic_step_percent, 100 * (instances // 2) // instances)
 
 
-def deployment_seconds(settings: Settings) -> int:
-    """Returns how long an update may take, with all its waits, before SageMaker gives it up."""
+def deployment_seconds(settings: Settings, instances: int | None = None) -> int:
+    """Returns how long an update may take, with all its waits, before SageMaker gives it up.
+
+    Args:
+        settings: Way, steps and waits of the shift.
+        instances: As many machines as the endpoint keeps, where not as many as the settings say.
+    """
+    instances = instances or settings.endpoint_instance_count
     steps = 1
     if settings.traffic_shift == "canary":
         steps = 2
-    elif settings.traffic_shift == "linear":
-        steps = math.ceil(100 / _step_percent(settings))
+    elif settings.traffic_shift == "linear" and instances > 1:
+        steps = math.ceil(100 / _step_percent(settings, instances))
     return _FLEET_SECONDS + steps * settings.bake_seconds
 
 
