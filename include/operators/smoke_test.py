@@ -5,32 +5,50 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import BotoCoreError, ClientError
 
 from include.contracts import BadInputError, Deployment, Registered, SmokeCase
 from include.operators.create_serving import CLAIMS, RENDERERS, approved_model
+from include.operators.endpoint_move import MAX_DECISIONS
 from include.operators.endpoint_update import EndpointUpdate
 from include.operators.endpoint_watch import EndpointWatch, limit_seconds
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import EndpointLink
 from include.operators.records import leave_record
-from include.sagemaker.errors import error_code, error_message, is_missing
+from include.operators.way_back import WayBack
+from include.sagemaker.endpoint_state import EndpointState
+from include.sagemaker.errors import error_code, error_message, explain, is_missing, is_permanent
 from include.sagemaker.registry import record_approval
 from include.sagemaker.smoke import compare_answers, parse_answer, read_smoke_cases, request_body
 from include.sagemaker.storage import parse_s3_uri
 from include.settings import get_settings
 
 
+class _Test(NamedTuple):
+    """What came of one test.
+
+    Attributes:
+        cases: How many were asked.
+        wrong: What is wrong; empty where nothing is.
+        blames: Whether that is the model's fault, and not of what kept it from being tested.
+    """
+
+    cases: int
+    wrong: list[str]
+    blames: bool = True
+
+
 class SmokeTestOperator(BaseOperator):
     """Asks the endpoint for sessions of the test set and demands the answers that the gate saw.
 
-    Where they differ, the configuration that was live before is put back and the task fails.
+    Where they differ, the configuration that was live before is put back and the task fails. An endpoint that
+    something else has moved on meanwhile is left alone, and so is the model's entry in the registry.
 
     Args:
         deployed: The `Deployment` claim check of the endpoint's move.
@@ -75,27 +93,52 @@ class SmokeTestOperator(BaseOperator):
             hook: SageMakerHook = SageMakerHook(aws_conn_id=self.aws_conn_id)  # type: ignore[no-untyped-call]
             EndpointLink.leave(context, hook.get_conn(), endpoint=deployed.endpoint_name)
             settings = get_settings()
+            settings = get_settings()
             watch = EndpointWatch(
                 hook, deployed.endpoint_name, settings.poll_seconds, self.log, limit_seconds(settings)
             )
-            state = watch.look(deployed.endpoint_config_name)
+            way_back = WayBack(hook, settings, deployed, watch, context, self.log)
+            way_back.finish()
+            test, state = self._test(hook, watch, deployed, trained.evaluation_uri)
+            if test.wrong:
+                if test.blames:
+                    self._refuse(hook, registered, test.wrong)
+                way_back.go(_said(deployed, test), state)
+            self.log.info("%s of %s cases are as the gate saw them.", test.cases, test.cases)
+            if not deployed.ephemeral:
+                with aws_faults(f"The endpoint is live on {deployed.endpoint_config_name} and answers well"):
+                    EndpointUpdate(hook, settings, self.log).scale()
+            live = deployed.model_copy(update={"smoke_cases": test.cases})
+            leave_record(context, hook.s3_hook.get_conn(), settings, live)
+            return live.to_xcom()
+
+    def _test(
+        self, hook: SageMakerHook, watch: EndpointWatch, deployed: Deployment, evaluation_uri: str
+    ) -> tuple[_Test, EndpointState]:
+        """Asks the endpoint at rest; answers that came while it changed are nobody's, and asked for anew."""
+        config = deployed.endpoint_config_name
+        for _ in range(MAX_DECISIONS):
+            state = watch.settle(config)
             if state.state != "live":
                 raise AirflowFailException(
-                    f"{state.message} Something else has changed it since: nothing was tested."
+                    f"{state.message} Something else has changed it since: no model was judged."
                 )
-            try:
-                cases = self._cases(hook, trained.evaluation_uri)
-                wrong = self._wrong_answers(deployed.endpoint_name, cases)
-            except BadInputError as error:
-                # An endpoint that cannot be held against anything must not stay live either.
-                cases, wrong = (), [str(error)]
-            if wrong:
-                self._refuse(hook, registered, wrong)
-                self._undo(hook, watch, deployed, wrong)
-            self.log.info("%s of %s cases are as the gate saw them.", len(cases), len(cases))
-            live = deployed.model_copy(update={"smoke_cases": len(cases)})
-            leave_record(context, hook.s3_hook.get_conn(), get_settings(), live)
-            return live.to_xcom()
+            test = self._ask_all(hook, deployed.endpoint_name, evaluation_uri)
+            if not test.wrong or watch.look(config) == state:
+                return test, state
+        raise AirflowException(f"Something else changes {deployed.endpoint_name} all the time.")
+
+    def _ask_all(self, hook: SageMakerHook, endpoint: str, evaluation_uri: str) -> _Test:
+        # An endpoint that cannot be held against anything must not stay live either.
+        try:
+            cases = self._cases(hook, evaluation_uri)
+            return _Test(len(cases), self._wrong_answers(endpoint, cases))
+        except BadInputError as error:
+            return _Test(0, [str(error)])
+        except (ClientError, BotoCoreError) as error:
+            if not is_permanent(error):
+                raise
+            return _Test(0, [explain(error)], blames=False)
 
     def _cases(self, hook: SageMakerHook, uri: str) -> tuple[SmokeCase, ...]:
         bucket, key = parse_s3_uri(uri)
@@ -136,32 +179,10 @@ class SmokeTestOperator(BaseOperator):
         except (ClientError, BotoCoreError):
             self.log.exception("Version %s could not be set to Rejected: do it by hand.", registered.version)
 
-    def _undo(
-        self, hook: SageMakerHook, watch: EndpointWatch, deployed: Deployment, wrong: Sequence[str]
-    ) -> None:
-        """Puts the previous configuration back and fails the task, saying what is live now."""
-        endpoint, previous = deployed.endpoint_name, deployed.replaced
-        reasons = f"Endpoint {endpoint} does not answer what the gate saw: " + "; ".join(wrong[:10])
-        if deployed.ephemeral:
-            raise AirflowFailException(f"{reasons}. It was made for this test; nothing else was touched.")
-        if not previous:
-            raise AirflowFailException(
-                f"{reasons}. There is no previous configuration to put back: it is still live on "
-                f"{deployed.endpoint_config_name}. Take it off with "
-                f"aws sagemaker delete-endpoint --endpoint-name {endpoint}, or update it to a configuration "
-                "that worked."
-            )
-        self.log.error("%s. Putting %s back.", reasons, previous)
-        update = EndpointUpdate(hook, get_settings(), self.log)
-        # At once, and unwatched: nothing can be worse than what is live.
-        update.submit(previous, deployed.endpoint_config_name, alarms=None)
-        state = watch.settle(previous, submitted=True)
-        if state.state == "live":
-            update.scale()
-            raise AirflowFailException(f"{reasons}. The previous configuration {previous} is live again.")
-        raise AirflowFailException(
-            f"{reasons}. Putting {previous} back did not succeed either: {state.message}"
-        )
+
+def _said(deployed: Deployment, test: _Test) -> str:
+    what = "does not answer what the gate saw" if test.blames else "could not be held against the gate"
+    return f"Endpoint {deployed.endpoint_name} {what}: {'; '.join(test.wrong[:10])}"
 
 
 def _ask(runtime: Any, endpoint: str, case: SmokeCase) -> list[str]:

@@ -23,7 +23,8 @@ class EndpointState(NamedTuple):
         live_config: The configuration it is on; while moving, the one it comes from or None.
         moves_to: While moving, the configuration it goes to; None where SageMaker does not say.
         message: A sentence about it, with SageMaker's reason.
-        reason: SageMaker's FailureReason, empty where it gave none.
+        reason: SageMaker's FailureReason, empty where it gave none. It may be of an earlier change.
+        modified: When the endpoint last changed, as text; empty where it is not told.
     """
 
     state: Literal["absent", "moving", "live", "elsewhere", "failed"]
@@ -31,6 +32,7 @@ class EndpointState(NamedTuple):
     live_config: str | None = None
     moves_to: str | None = None
     reason: str = ""
+    modified: str = ""
 
 
 def endpoint_state(description: Mapping[str, Any] | None, endpoint: str, wanted: str) -> EndpointState:
@@ -43,6 +45,12 @@ def endpoint_state(description: Mapping[str, Any] | None, endpoint: str, wanted:
     """
     if description is None:
         return EndpointState("absent", f"Endpoint {endpoint} does not exist.")
+    modified = description.get("LastModifiedTime")
+    state = _state(description, endpoint, wanted)
+    return state._replace(modified=modified.isoformat() if modified else "")
+
+
+def _state(description: Mapping[str, Any], endpoint: str, wanted: str) -> EndpointState:
     status = str(description.get("EndpointStatus", ""))
     config = description.get("EndpointConfigName")
     reason = str(description.get("FailureReason") or "")

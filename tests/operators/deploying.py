@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import boto3
 import pytest
 
 from include.contracts import Deployment
@@ -39,3 +40,20 @@ def in_service(config: str, **more: Any) -> dict[str, Any]:
 def updating(config: str, pending: str | None = None) -> dict[str, Any]:
     summary = {"PendingDeploymentSummary": {"EndpointConfigName": pending}} if pending else {}
     return in_service(config, EndpointStatus="Updating", **summary)
+
+
+def scaled() -> list[tuple[int, int, float]]:
+    """What autoscaling may do: lowest and highest number of machines, requests a minute of each."""
+    scaling = boto3.client("application-autoscaling", aws_access_key_id="x", aws_secret_access_key="x")
+    targets = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    policies = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    # AWS drops the policies with their target, moto keeps them.
+    return [
+        (
+            target["MinCapacity"],
+            target["MaxCapacity"],
+            policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"],
+        )
+        for target in targets
+        for policy in policies
+    ]

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import boto3
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from include.operators.endpoint_update import EndpointUpdate
 from include.settings import Settings
-from tests.operators.deploying import ENDPOINT, choose, deploy, in_service, updating
+from tests.operators.deploying import ENDPOINT, choose, deploy, in_service, scaled, updating
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal
 
 pytestmark = pytest.mark.usefixtures("naps", "sagemaker", "alarms")
@@ -262,23 +261,6 @@ def test_endpoint_that_is_moved_on_right_after_the_update_is_no_rollback(
     with pytest.raises(error, match="cfg-next") as failure:
         deploy(dated(claims, "2026-02-02"))
     assert "rolled back" not in str(failure.value)
-
-
-def scaled() -> list[tuple[int, int, float]]:
-    """What autoscaling may do: lowest and highest number of machines, requests a minute of each."""
-    scaling = boto3.client("application-autoscaling", aws_access_key_id="x", aws_secret_access_key="x")
-    targets = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
-    policies = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
-    # AWS drops the policies with their target, moto keeps them.
-    return [
-        (
-            target["MinCapacity"],
-            target["MaxCapacity"],
-            policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"],
-        )
-        for target in targets
-        for policy in policies
-    ]
 
 
 def test_autoscaling_is_as_the_settings_say_after_every_deploy(

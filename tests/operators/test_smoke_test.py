@@ -4,15 +4,17 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.contracts import Deployment, Registered, TrainedModel
+from include.operators.endpoint_update import EndpointUpdate
 from include.operators.smoke_test import SmokeTestOperator
-from tests.operators.deploying import ENDPOINT, execute, in_service
-from tests.operators.fake_sagemaker import FakeSageMaker, refusal
+from tests.operators.deploying import ENDPOINT, choose, execute, in_service, scaled, updating
+from tests.operators.fake_sagemaker import MORNING, FakeSageMaker, TaskStore, refusal
 
 pytestmark = pytest.mark.usefixtures("naps", "sagemaker", "alarms")
 
@@ -49,10 +51,12 @@ def smoke(
         cases: Any = SMOKE,
         replaced: str | None = "cfg-old",
         ephemeral: bool = False,
+        store: TaskStore | None = None,
+        begins: list[dict[str, Any]] | None = None,
     ) -> Deployment:
         key = trained.evaluation_uri.removeprefix("s3://post-modern-stack/")
         aws.put_object(Bucket="post-modern-stack", Key=key, Body=evaluation(cases))
-        sagemaker.endpoints[ENDPOINT] = [in_service(wanted)]
+        sagemaker.endpoints[ENDPOINT] = begins or [in_service(wanted)]
 
         def answer(request: dict[str, Any]) -> bytes:
             [instance] = json.loads(request["Body"])["instances"]
@@ -70,9 +74,8 @@ def smoke(
             replaced=replaced,
             ephemeral=ephemeral,
         )
-        result = execute(
-            SmokeTestOperator, claims, deployed=deployed.to_xcom(), registered=REGISTERED.to_xcom()
-        )
+        handed = {"deployed": deployed.to_xcom(), "registered": REGISTERED.to_xcom()}
+        result = execute(SmokeTestOperator, claims, store, **handed)
         return Deployment.model_validate(result)
 
     return run
@@ -142,7 +145,7 @@ def test_failed_return_to_the_previous_config_is_told(
     sagemaker: FakeSageMaker, smoke: Callable[..., Deployment]
 ) -> None:
     sagemaker.after_update = lambda config: [{"EndpointStatus": "UpdateRollbackFailed"}]
-    with pytest.raises(AirflowFailException, match="did not succeed either"):
+    with pytest.raises(AirflowFailException, match="did not succeed: .*mixture of two"):
         smoke(lambda session, k: [])
 
 
@@ -180,3 +183,123 @@ def test_endpoint_changed_by_somebody_else_is_not_tested(
     with pytest.raises(AirflowFailException, match="Something else has changed it"):
         smoke(right)
     assert sagemaker.calls == []
+
+
+def nonsense(session: list[str], k: int) -> list[str]:
+    return ["nonsense"] * k
+
+
+def test_endpoint_that_something_else_moves_during_the_test_is_left_alone_and_no_model_blamed(
+    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment], wanted: str
+) -> None:
+    moved = [in_service(wanted), updating(wanted, "cfg-next"), in_service("cfg-next")]
+    with pytest.raises(AirflowFailException, match="cfg-next.*no model was judged"):
+        smoke(nonsense, begins=moved)
+    assert sagemaker.made("UpdateEndpoint") == []
+    assert sagemaker.made("UpdateModelPackage") == []
+
+
+def test_answers_that_came_while_the_endpoint_changed_are_asked_for_anew(
+    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment], wanted: str
+) -> None:
+    """It went on to another model and came back: only its last change tells."""
+    later = MORNING + timedelta(minutes=5)
+    begins = [in_service(wanted, LastModifiedTime=MORNING), in_service(wanted, LastModifiedTime=later)]
+    answered: list[str] = []
+
+    def at_first_another_model(session: list[str], k: int) -> list[str]:
+        answered.append("once")
+        return nonsense(session, k) if len(answered) <= len(SMOKE) else right(session, k)
+
+    assert smoke(at_first_another_model, begins=begins).smoke_cases == 2
+    assert sagemaker.made("UpdateEndpoint") == []
+
+
+@pytest.mark.parametrize("status", ["Updating", "SystemUpdating"])
+def test_endpoint_that_autoscaling_or_maintenance_changes_is_waited_for(
+    smoke: Callable[..., Deployment], wanted: str, status: str
+) -> None:
+    begins = [in_service(wanted, EndpointStatus=status), in_service(wanted)]
+    assert smoke(right, begins=begins).smoke_cases == 2
+
+
+@pytest.mark.parametrize("operation", ["InvokeEndpoint", "GetObject"])
+def test_model_that_may_not_be_tested_does_not_stay_live_and_is_not_blamed(
+    sagemaker: FakeSageMaker,
+    smoke: Callable[..., Deployment],
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+) -> None:
+    denied = refusal(operation, "AccessDeniedException", "not you", 403)
+    sagemaker.faults["InvokeEndpoint"] = denied
+    if operation == "GetObject":
+
+        def refuse(*_: Any) -> None:
+            raise denied
+
+        monkeypatch.setattr(SmokeTestOperator, "_cases", refuse)
+    with pytest.raises(AirflowFailException, match=f"Allow {operation}.*cfg-old is live again"):
+        smoke(right)
+    assert sagemaker.made("UpdateModelPackage") == []
+
+
+def test_retry_of_a_task_that_was_killed_on_the_way_back_finishes_it(
+    sagemaker: FakeSageMaker,
+    smoke: Callable[..., Deployment],
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+) -> None:
+    choose(monkeypatch, endpoint_max_instances=4)
+    store = TaskStore()
+    sagemaker.after_update = lambda config: [updating(wanted, config)]
+    with pytest.raises(AirflowException, match="It has been for"):
+        smoke(nonsense, store=store)
+    begins = [updating(wanted, "cfg-old"), in_service("cfg-old")]
+    with pytest.raises(AirflowFailException, match="case 1 .*cfg-old is live again"):
+        smoke(right, store=store, begins=begins)
+    assert len(sagemaker.made("UpdateEndpoint")) == 1
+    assert scaled() == [(1, 4, 6000.0)]
+
+
+def test_retry_tests_again_where_the_way_back_was_never_asked_for(
+    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment]
+) -> None:
+    store = TaskStore()
+    sagemaker.faults["UpdateEndpoint"] = refusal("UpdateEndpoint", "ThrottlingException", "slow down")
+    with pytest.raises(AirflowException, match="It is still live on pms-"):
+        smoke(nonsense, store=store)
+    assert smoke(right, store=store).smoke_cases == 2
+
+
+def test_way_back_that_sagemaker_takes_back_is_told_by_the_retry(
+    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment], wanted: str
+) -> None:
+    store = TaskStore()
+    sagemaker.after_update = lambda config: [updating(wanted, config)]
+    with pytest.raises(AirflowException, match="It has been for"):
+        smoke(nonsense, store=store)
+    begins = [in_service(wanted, FailureReason="No ping.", LastModifiedTime=MORNING)]
+    with pytest.raises(AirflowFailException, match="did not succeed: .*No ping"):
+        smoke(nonsense, store=store, begins=begins)
+    assert len(sagemaker.made("UpdateEndpoint")) == 1
+
+
+def test_way_back_waits_for_what_changes_the_endpoint_just_then(
+    sagemaker: FakeSageMaker, smoke: Callable[..., Deployment]
+) -> None:
+    sagemaker.faults["UpdateEndpoint"] = refusal(
+        "UpdateEndpoint", "ValidationException", "Cannot update in-progress endpoint"
+    )
+    with pytest.raises(AirflowFailException, match="cfg-old is live again"):
+        smoke(nonsense)
+
+
+def test_autoscaling_that_cannot_be_set_up_is_told_with_what_is_live(
+    smoke: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    def refuse(update: EndpointUpdate) -> None:
+        raise refusal("RegisterScalableTarget", "AccessDeniedException", "not you")
+
+    monkeypatch.setattr(EndpointUpdate, "scale", refuse)
+    with pytest.raises(AirflowFailException, match=f"live on {wanted} and answers well: Register"):
+        smoke(right)
