@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.python import ShortCircuitOperator
@@ -38,7 +39,8 @@ def deploy_group(
         settings: Names the AWS connection.
         trained_model: The `TrainedModel` claim check, or a template of it, as all that follow.
         verdict: The `Verdict` claim check; nothing is touched unless it approves.
-        registered: The `Registered` claim check; set to Rejected where the endpoint answers wrongly.
+        registered: The `Registered` claim check; must be Approved when the endpoint is moved, and is set to
+            Rejected where it answers wrongly.
         wanted: Whether to deploy at all.
         allow_older: Whether the model may take the place of one that learned from newer data.
         shadow_minutes: How long the model gets a copy of the live traffic first; 0 for no such test.
@@ -62,8 +64,13 @@ def deploy_group(
         endpoint = DeployEndpointOperator(
             task_id="deploy_endpoint",
             **claims,
+            registered=registered,
             allow_older=allow_older,
             ephemeral=ephemeral,
+            # Outlasts a short want of machines, or an alarm that rings before the update, by half an hour.
+            retries=5,
+            retry_delay=timedelta(minutes=1),
+            retry_exponential_backoff=True,
             # Goes on after a skipped test; but where nothing is to be deployed at all, it is skipped as well.
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )

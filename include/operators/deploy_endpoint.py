@@ -9,7 +9,7 @@ from airflow.providers.amazon.aws.operators.sagemaker import SageMakerEndpointOp
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 from airflow.sdk import Context
 
-from include.contracts import Deployment
+from include.contracts import Deployment, Registered
 from include.operators.create_serving import (
     CLAIMS,
     RENDERERS,
@@ -20,7 +20,7 @@ from include.operators.create_serving import (
 )
 from include.operators.endpoint_move import EndpointMove, MoveRecord
 from include.operators.endpoint_update import EndpointUpdate
-from include.operators.guard import aws_faults
+from include.operators.guard import aws_faults, read_claim
 from include.operators.links import EndpointLink
 from include.sagemaker.recency import recency_of
 from include.settings import get_settings
@@ -40,13 +40,14 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
     Args:
         trained_model: The `TrainedModel` claim check.
         verdict: The `Verdict` claim check; the endpoint is not touched unless it approves.
+        registered: The `Registered` claim check; its entry must still be Approved when the endpoint is moved.
         allow_older: Whether the model may take the place of one that learned from newer data.
         ephemeral: Whether to put it on an endpoint of its own instead.
         **kwargs: Arguments of the provider's operator.
     """
 
-    template_fields: Sequence[str] = aws_template_fields(*CLAIMS, "allow_older", "ephemeral")
-    template_fields_renderers: ClassVar[dict[str, str]] = RENDERERS
+    template_fields: Sequence[str] = aws_template_fields(*CLAIMS, "registered", "allow_older", "ephemeral")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"registered": "json", **RENDERERS}
     operator_extra_links = (EndpointLink(),)
 
     def __init__(
@@ -54,6 +55,7 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
         *,
         trained_model: Any,
         verdict: Any,
+        registered: Any,
         allow_older: Any = False,
         ephemeral: Any = False,
         **kwargs: Any,
@@ -62,6 +64,7 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
         super().__init__(config={}, deferrable=False, **kwargs)
         self.trained_model = trained_model
         self.verdict = verdict
+        self.registered = registered
         self.allow_older = allow_older
         self.ephemeral = ephemeral
 
@@ -69,6 +72,7 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
         """Moves the endpoint; returns `Deployment` for XCom, with no smoke case run yet."""
         with aws_faults("Deploying"):
             trained = approved_model(self.trained_model, self.verdict)
+            registered = read_claim(Registered, self.registered)
             settings = serving_settings(trained, self.ephemeral, context)
             request = wanted_config(trained, settings, region_of(self.hook))
             config = str(request["EndpointConfigName"])
@@ -77,11 +81,16 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
                 self.hook,
                 settings,
                 config,
+                package_arn=registered.package_arn,
                 recency=recency_of(trained),
                 allow_older=self.allow_older is True,
                 record=MoveRecord(context, config),
                 log=self.log,
             )
+            replaced = move.run()
+            with aws_faults(f"{settings.endpoint_name} is live on {config}, and not tested yet"):
+                # What a shadow test that was cut short left on is not what to go back to.
+                replaced = EndpointUpdate(self.hook, settings, self.log).before_shadow(replaced)
             return Deployment(
                 endpoint_name=settings.endpoint_name,
                 endpoint_config_name=config,
@@ -89,8 +98,7 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
                 job_name=trained.job_name,
                 snapshot_id=trained.snapshot_id,
                 smoke_cases=0,
-                # What a shadow test that was cut short left on is not what to go back to.
-                replaced=EndpointUpdate(self.hook, settings, self.log).before_shadow(move.run()),
+                replaced=replaced,
                 ephemeral=self.ephemeral is True,
             ).to_xcom()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from botocore.exceptions import ClientError
@@ -13,6 +13,7 @@ from include.operators.endpoint_watch import EndpointWatch, limit_seconds, refus
 from include.sagemaker.endpoint import create_endpoint_request
 from include.sagemaker.errors import is_busy, is_existing
 from include.sagemaker.recency import Recency
+from include.sagemaker.registry import describe_package
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -29,10 +30,20 @@ _RECORD = "endpoint_update"
 MAX_DECISIONS = 10
 
 
+class Asked(NamedTuple):
+    """What an earlier try was about to ask for.
+
+    Attributes:
+        replaced: The configuration that was live; empty for a created endpoint, which replaced nothing.
+        modified: When the endpoint had last changed by then.
+    """
+
+    replaced: str
+    modified: str
+
+
 class MoveRecord:
     """What a task asked of the endpoint, kept across its retries.
-
-    An empty text stands for a created endpoint, which replaced nothing.
 
     Args:
         context: Of the task; has no store where a test calls `execute` itself.
@@ -43,17 +54,17 @@ class MoveRecord:
         self._store: Any = context.get("task_state_store")
         self._wanted = wanted
 
-    def read(self) -> str | None:
-        """Returns the configuration that the move replaces; None where none was asked for."""
+    def read(self) -> Asked | None:
+        """Returns what was asked for, None for nothing; whether the request arrived it cannot know."""
         record = self._store.get(_RECORD) if self._store is not None else None
         if isinstance(record, dict) and record.get("wanted") == self._wanted:
-            return str(record["replaced"])
+            return Asked(str(record["replaced"]), str(record.get("modified", "")))
         return None
 
-    def write(self, replaced: str) -> None:
+    def write(self, asked: Asked) -> None:
         """Keeps it."""
         if self._store is not None:
-            self._store.set(_RECORD, {"wanted": self._wanted, "replaced": replaced})
+            self._store.set(_RECORD, {"wanted": self._wanted, **asked._asdict()})
 
     def forget(self) -> None:
         """Says that no move is under way."""
@@ -68,6 +79,7 @@ class EndpointMove:
         hook: The provider's SageMaker hook.
         settings: Those of the endpoint.
         wanted: Configuration to bring it to.
+        package_arn: The model's entry in the registry, which must be Approved when it is asked for.
         recency: How new the model of that configuration is.
         allow_older: Whether it may take the place of a newer one.
         record: What earlier tries asked for.
@@ -80,6 +92,7 @@ class EndpointMove:
         settings: Settings,
         wanted: str,
         *,
+        package_arn: str,
         recency: Recency,
         allow_older: bool,
         record: MoveRecord,
@@ -89,6 +102,7 @@ class EndpointMove:
         self._settings = settings
         self._endpoint = settings.endpoint_name
         self._wanted = wanted
+        self._package_arn = package_arn
         self._recency = recency
         self._allow_older = allow_older
         self._record = record
@@ -105,18 +119,19 @@ class EndpointMove:
             AirflowException: A retry may find machines, or the endpoint at rest.
         """
         for _ in range(MAX_DECISIONS):
-            record = self._record.read()
+            asked = self._record.read()
             first = self._watch.look(self._wanted)
             moving = first.state == "moving"
             state = self._watch.settle(self._wanted) if moving else first
             if state.state == "live":
                 self._update.try_to_scale()
-                return (_comes_from(first, self._wanted) if record is None else record) or None
-            # A retry after a kill finds the change that it asked for still on its way, or undone.
-            attached = moving and _goes_to(first, self._wanted, asked=record is not None)
-            undone = record is not None and bool(state.reason)
+                return (asked.replaced if asked else _comes_from(first, self._wanted)) or None
+            attached = moving and first.moves_to == self._wanted
+            # A retry after a kill may find that what it asked for is undone. What SageMaker says of an
+            # endpoint that has not changed since is an old story.
+            undone = asked is not None and bool(state.reason) and state.modified != asked.modified
             if attached or undone or state.state == "failed":
-                self._refuse(state, first.live_config if record is None else record)
+                self._refuse(state, asked.replaced if asked else first.live_config)
             replaced = self._submit(state)
             if replaced is not None:
                 state = self._watch.settle(self._wanted, submitted=True)
@@ -132,11 +147,12 @@ class EndpointMove:
     def _submit(self, state: EndpointState) -> str | None:
         """Asks for the move; returns what it replaces, None where something else was quicker."""
         self._refuse_older(state)
+        self._refuse_unapproved()
         absent = state.state == "absent"
         alarms = () if absent else self._update.alarms(despite=self._allow_older)
         replaced = state.live_config or ""
         # Written first: a worker that dies after the request still knows what was live before.
-        self._record.write(replaced)
+        self._record.write(Asked(replaced, state.modified))
         try:
             if absent:
                 self._log.info("Creating endpoint %s on %s.", self._endpoint, self._wanted)
@@ -152,6 +168,16 @@ class EndpointMove:
             self._log.info("Something else changed endpoint %s a moment ago.", self._endpoint)
             return None
         return replaced
+
+    def _refuse_unapproved(self) -> None:
+        """Asks the registry: a task may be cleared long after a person, a test or a roll-back said no."""
+        package = describe_package(self._hook.get_conn(), self._package_arn)
+        if package.approval != "Approved":
+            raise AirflowFailException(
+                f"Version {package.version}, behind {self._wanted}, is {package.approval} in the registry "
+                f"({package.approval_description or 'without a reason'}). Approve it there, then clear this "
+                "task, or leave the endpoint as it is."
+            )
 
     def _refuse_older(self, state: EndpointState) -> None:
         if self._allow_older or not state.live_config:
@@ -182,7 +208,3 @@ class EndpointMove:
 def _comes_from(first: EndpointState, wanted: str) -> str | None:
     moved = first.state == "moving" and first.live_config != wanted
     return first.live_config if moved else None
-
-
-def _goes_to(first: EndpointState, wanted: str, *, asked: bool) -> bool:
-    return first.moves_to == wanted or (asked and first.moves_to is None)

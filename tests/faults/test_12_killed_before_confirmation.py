@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from tests.operators.deploying import ENDPOINT, deploy, in_service, updating
-from tests.operators.fake_sagemaker import FakeSageMaker, TaskStore
+from tests.operators.fake_sagemaker import MORNING, FakeSageMaker, TaskStore
 
 pytestmark = pytest.mark.usefixtures("naps", "sagemaker", "alarms")
 
@@ -47,7 +47,8 @@ def test_rollback_while_no_worker_was_there_is_red_and_not_tried_again(
     sagemaker.after_update = lambda config: [updating("cfg-old", config)]
     with pytest.raises(AirflowException):
         deploy(claims, store)
-    sagemaker.endpoints[ENDPOINT] = [in_service("cfg-old", FailureReason="alarm went off")]
+    changed = {"FailureReason": "alarm went off", "LastModifiedTime": MORNING}
+    sagemaker.endpoints[ENDPOINT] = [in_service("cfg-old", **changed)]
     with pytest.raises(AirflowFailException, match="alarm went off"):
         deploy(claims, store)
     assert len(sagemaker.made("UpdateEndpoint")) == 1
@@ -56,11 +57,17 @@ def test_rollback_while_no_worker_was_there_is_red_and_not_tried_again(
     assert deploy(claims, store).replaced == "cfg-old"
 
 
+@pytest.mark.parametrize("reason", [{}, {"FailureReason": "last week's"}], ids=["clean", "an old story"])
+@pytest.mark.parametrize("busy", [[], [updating("cfg-old")]], ids=["at rest", "autoscaling changes it"])
 def test_killed_before_the_request_left_updates_once(
-    sagemaker: FakeSageMaker, claims: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    sagemaker: FakeSageMaker,
+    claims: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    reason: dict[str, str],
+    busy: list[dict[str, Any]],
 ) -> None:
     store = TaskStore()
-    sagemaker.endpoints[ENDPOINT] = [in_service("cfg-old")]
+    sagemaker.endpoints[ENDPOINT] = [in_service("cfg-old", **reason)]
 
     def killed(**request: Any) -> None:
         raise SystemExit("killed")
@@ -68,6 +75,7 @@ def test_killed_before_the_request_left_updates_once(
     with monkeypatch.context() as dying, pytest.raises(SystemExit):
         dying.setattr(sagemaker, "_UpdateEndpoint", killed)
         deploy(claims, store)
+    sagemaker.endpoints[ENDPOINT] = [*busy, in_service("cfg-old", **reason)]
     # The one that never arrived is counted by the fake, too.
     assert deploy(claims, store).replaced == "cfg-old"
     assert len(sagemaker.made("UpdateEndpoint")) == 2

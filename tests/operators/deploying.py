@@ -9,6 +9,7 @@ import pytest
 
 from include.contracts import Deployment
 from include.operators.deploy_endpoint import DeployEndpointOperator
+from include.operators.register_model import RegisterModelOperator
 from include.settings import get_settings
 from tests.operators.fake_sagemaker import TaskStore
 
@@ -22,7 +23,13 @@ def execute(kind: Any, claims: dict[str, Any], store: TaskStore | None = None, *
     return kind(task_id="step", **claims, **extra).execute(context)
 
 
+def register(claims: dict[str, Any]) -> dict[str, Any]:
+    """Has the registry know the model, as the task before a deploy does."""
+    return dict(RegisterModelOperator(task_id="register", **claims).execute({}))  # type: ignore[typeddict-item]
+
+
 def deploy(claims: dict[str, Any], store: TaskStore | None = None, **extra: Any) -> Deployment:
+    extra = {"registered": register(claims), **extra}
     return Deployment.model_validate(execute(DeployEndpointOperator, claims, store, **extra))
 
 

@@ -47,7 +47,8 @@ class FakeSageMaker:
     """Takes the calls of real boto3 clients; other services go on to whoever had them before.
 
     Attributes:
-        calls: Name and request of every call that changes something.
+        calls: Name and request of every call that changes something, besides the registry.
+        entries: The same of the registry.
         jobs: Job name to its descriptions still to be shown; the last one stays.
         endpoints: The same for endpoints.
         next_job: Descriptions that a new job goes through.
@@ -61,6 +62,7 @@ class FakeSageMaker:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.entries: list[tuple[str, dict[str, Any]]] = []
         self.registry = Registry()
         self.jobs: dict[str, list[dict[str, Any]]] = {}
         self.models: dict[str, dict[str, Any]] = {}
@@ -79,7 +81,7 @@ class FakeSageMaker:
         self.answer: Callable[[dict[str, Any]], bytes] = lambda request: b"{}"
 
     def made(self, operation: str) -> list[dict[str, Any]]:
-        return [request for name, request in self.calls if name == operation]
+        return [request for name, request in self.calls + self.entries if name == operation]
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         passed_on = botocore.client.BaseClient._make_api_call  # type: ignore[attr-defined]
@@ -94,7 +96,7 @@ class FakeSageMaker:
             if operation in self.faults:
                 raise self.faults.pop(operation)
             if not operation.startswith(("Describe", "List")):
-                self.calls.append((operation, request))
+                (self.entries if "ModelPackage" in operation else self.calls).append((operation, request))
             registered = {
                 "CreateModelPackageGroup": self.registry.create_group,
                 "DescribeModelPackageGroup": self.registry.describe_group,
@@ -243,9 +245,15 @@ class FakeSageMaker:
         return {}
 
     def _UpdateEndpoint(self, EndpointName: str, EndpointConfigName: str, **_: Any) -> dict[str, Any]:
+        changed = MORNING + timedelta(minutes=len(self.calls))
         before = self.endpoints.get(EndpointName, [{}])[-1].get("EndpointConfigName", EndpointConfigName)
         self.endpoints[EndpointName] = [
-            {"EndpointName": EndpointName, "EndpointConfigName": before, **state}
+            {
+                "EndpointName": EndpointName,
+                "EndpointConfigName": before,
+                "LastModifiedTime": changed,
+                **state,
+            }
             for state in self.after_update(EndpointConfigName)
         ]
         return {"EndpointArn": f"{ACCOUNT}:endpoint/{EndpointName}"}

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import boto3
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from include.operators.endpoint_update import EndpointUpdate
+from include.sagemaker.registry import record_approval
 from include.settings import Settings
-from tests.operators.deploying import ENDPOINT, choose, deploy, in_service, scaled, updating
+from tests.operators.deploying import ENDPOINT, choose, deploy, in_service, register, scaled, updating
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal
 
 pytestmark = pytest.mark.usefixtures("naps", "sagemaker", "alarms")
@@ -143,6 +145,21 @@ def test_a_way_back_is_open_while_the_live_models_alarm_is_on(
         "shop-recommender-latency",
         "shop-recommender-model-errors",
     }
+
+
+@pytest.mark.parametrize("answer", ["Rejected", "PendingManualApproval"])
+def test_model_that_the_registry_has_taken_back_since_is_not_put_live_by_clearing_the_task(
+    sagemaker: FakeSageMaker, claims: dict[str, Any], answer: Any
+) -> None:
+    registered = register(claims)
+    sagemaker.endpoints[ENDPOINT] = [in_service("cfg-old")]
+    assert deploy(claims, registered=registered).replaced == "cfg-old"
+    sagemaker.endpoints[ENDPOINT] = [in_service("cfg-old")]
+    client = boto3.client("sagemaker", aws_access_key_id="x", aws_secret_access_key="x")
+    record_approval(client, registered["package_arn"], answer, "It did not answer as the gate saw.")
+    with pytest.raises(AirflowFailException, match=f"{answer} in the registry .It did not answer"):
+        deploy(claims, registered=registered)
+    assert [name for name, _ in sagemaker.calls] == ["UpdateEndpoint"]
 
 
 def live_on(sagemaker: FakeSageMaker, config: str, **tags: str) -> None:
