@@ -15,6 +15,19 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PATTERN_END = r"$(?!\n)"
 # Starts with a letter and is no Python literal: templates would turn "2021" or "None" into something else.
 TENANT_PATTERN = rf"^(?!(?:None|True|False|inf|nan)$)[A-Za-z][A-Za-z0-9_.-]{{0,63}}{PATTERN_END}"
+# Of keys and values of AWS's tags.
+_TAG_TEXT = re.compile(r"[\w .:/=+@-]*")
+_MOST_TAGS = 40
+# By these the project knows its own again.
+_OWN_TAGS = {
+    "project",
+    "training_job",
+    "snapshot_id",
+    "data_until",
+    "trained_at",
+    "shadow_of",
+    "shadow_job",
+}
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_$]{0,254}$"
 
 
@@ -151,7 +164,13 @@ class Settings(BaseSettings):
         10, ge=2, le=1000, description="SageMaker models and endpoint configurations to keep, the newest."
     )
     keep_snapshots: int = Field(30, ge=2, le=10000, description="Snapshots to keep, the newest of a tenant.")
-    endpoint_name: str = Field("shop-recommender", description="Stable name of the endpoint.")
+    # SageMaker takes 63 letters; the endpoint of a run's own adds 13.
+    endpoint_name: str = Field(
+        "shop-recommender",
+        max_length=50,
+        pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$",
+        description="Stable name of the endpoint.",
+    )
     model_package_group: str = Field(
         "",
         pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$",
@@ -216,6 +235,21 @@ class Settings(BaseSettings):
     def _tenant_survives_templates(cls, value: str) -> str:
         if not re.fullmatch(TENANT_PATTERN, value):
             raise ValueError("a tenant is a letter, then up to 63 letters, digits, '_', '.' or '-'")
+        return value
+
+    @field_validator("resource_tags")
+    @classmethod
+    def _tags_are_what_aws_takes(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            if not (0 < len(key) <= 128 and len(text) <= 256 and _TAG_TEXT.fullmatch(key + text)):
+                raise ValueError(
+                    f"{key!r} is no tag that AWS takes: up to 128 letters, digits, spaces and _.:/=+-@ for "
+                    "its key, and 256 for its value"
+                )
+            if key.lower().startswith("aws:") or key in _OWN_TAGS:
+                raise ValueError(f"the tag {key!r} is AWS's or the project's own: choose another key")
+        if len(value) > _MOST_TAGS:
+            raise ValueError(f"AWS takes 50 tags, and some are the project's own: give {_MOST_TAGS} at most")
         return value
 
     @field_validator("mlflow_tracking_uri")

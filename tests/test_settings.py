@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,56 @@ def test_alarms_are_named_after_the_endpoint() -> None:
     made = Settings(_env_file=None, endpoint_name="e")  # type: ignore[call-arg]
     assert made.alarm_names == ("e-5xx", "e-latency", "e-model-errors")
     assert made.model_copy(update={"rollback_on_alarms": False}).alarm_names == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("s" * 50, True),
+        ("shop--2", True),
+        ("s" * 51, False),
+        ("shop-", False),
+        ("-shop", False),
+        ("shop_2", False),
+        ("shop\n", False),
+        ("", False),
+    ],
+)
+def test_name_of_the_endpoint_is_one_that_sagemaker_and_the_template_take(
+    root: Path, name: str, taken: bool
+) -> None:
+    template = (root / "include" / "cloud" / "aws.yaml").read_text()
+    pattern = re.search(r'^  EndpointName:.*?AllowedPattern: "(.*?)"$', template, re.S | re.M)
+    assert pattern and bool(re.fullmatch(pattern[1], name)) is taken
+    if taken:
+        assert Settings(endpoint_name=name).endpoint_name == name
+    else:
+        with pytest.raises(ValidationError, match="endpoint_name"):
+            Settings(endpoint_name=name)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"k" * 129: "v"}, "no tag that AWS takes"),
+        ({"team": "v" * 257}, "no tag that AWS takes"),
+        ({"": "v"}, "no tag that AWS takes"),
+        ({"team": "a;b"}, "no tag that AWS takes"),
+        ({"team": "a\nb"}, "no tag that AWS takes"),
+        ({"aws:team": "v"}, "AWS's or the project's own"),
+        ({"AWS:team": "v"}, "AWS's or the project's own"),
+        ({"project": "mine"}, "AWS's or the project's own"),
+        ({"data_until": "2099-01-01"}, "AWS's or the project's own"),
+        ({f"team-{number}": "v" for number in range(41)}, "give 40 at most"),
+    ],
+)
+def test_tags_that_aws_would_refuse_or_the_project_goes_by_are_refused(
+    tags: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Settings(resource_tags=tags)
+
+
+def test_tags_of_many_letters_are_taken() -> None:
+    tags = {"Kostenstelle Köln/1": "a_b.c:d=e+f-g@h", "empty": ""}
+    assert Settings(resource_tags=tags).resource_tags == tags

@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
 from include.contracts import Approval, Deployment, Registered
-from include.operators.endpoint_watch import EndpointWatch
+from include.operators.endpoint_watch import EndpointWatch, limit_seconds
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import RegistryLink
 from include.sagemaker.champion import find_champion
@@ -86,7 +86,9 @@ class ChoosePackageOperator(BaseOperator):
         if isinstance(made, dict):
             self.log.info("Version %d was chosen by an earlier try.", made["version"])
             return again(packages_of(client, group, made["version"]), made["version"], made["leaves"])
-        EndpointWatch(hook, settings.endpoint_name, settings.poll_seconds, self.log).settle(_SOUGHT)
+        EndpointWatch(
+            hook, settings.endpoint_name, settings.poll_seconds, self.log, limit_seconds(settings)
+        ).settle(_SOUGHT)
         rival = find_champion(client, settings.endpoint_name)
         if rival.fault and version is None:
             raise AirflowFailException(f"{rival.fault} So nothing comes before it: name a version.")

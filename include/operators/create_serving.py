@@ -181,4 +181,16 @@ class CreateEndpointConfigOperator(SageMakerEndpointConfigOperator):
             self.log.info(
                 "Configuration %s %s.", name, "was created" if created else "exists and is used again"
             )
+            if not created:
+                self._tag(name)
             return {"endpoint_config_name": name}
+
+    def _tag(self, name: str) -> None:
+        """Has a configuration that was there say how new its model is, though another tool made it."""
+        client: Any = self.hook.get_conn()
+        arn = str(self.hook.describe_endpoint_config(name)["EndpointConfigArn"])
+        found = {tag["Key"]: tag["Value"] for tag in client.list_tags(ResourceArn=arn)["Tags"]}
+        missing = [tag for tag in self.config["Tags"] if found.get(tag["Key"]) != tag["Value"]]
+        if missing:
+            client.add_tags(ResourceArn=arn, Tags=missing)
+            self.log.info("Configuration %s was tagged as the project's.", name)

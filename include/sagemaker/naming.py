@@ -93,4 +93,4 @@ def endpoint_config_name(content: Mapping[str, object]) -> str:
 def ephemeral_endpoint_name(endpoint: str, job_name: str, run_id: str) -> str:
     """Returns the name of the endpoint on which one run tests one model; it begins as the lasting one's."""
     digest = content_name(kind="ephemeral-endpoint", job_name=job_name, run_id=run_id)[len(PREFIX) + 1 :]
-    return f"{endpoint[:50].rstrip('-')}-{digest}"
+    return f"{endpoint}-{digest}"

@@ -128,8 +128,9 @@ def deploy(trained: TrainedModel, registered: Registered) -> Deployment:
     claims = {"trained_model": trained.to_xcom(), "verdict": verdict_on(trained).to_xcom()}
     for kind in (CreateModelOperator, CreateEndpointConfigOperator):
         kind(task_id="make", **claims).execute({})  # type: ignore[typeddict-item]
+    claims["registered"] = registered.to_xcom()
     moved = DeployEndpointOperator(task_id="deploy", **claims).execute({})  # type: ignore[typeddict-item]
-    smoke = SmokeTestOperator(task_id="smoke", deployed=moved, registered=registered.to_xcom(), **claims)
+    smoke = SmokeTestOperator(task_id="smoke", deployed=moved, **claims)
     return Deployment.model_validate(smoke.execute({}))  # type: ignore[typeddict-item]
 
 

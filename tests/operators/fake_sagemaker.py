@@ -220,6 +220,12 @@ class FakeSageMaker:
         tags = [made[ResourceArn].get("Tags", [])] if ResourceArn in made else []
         return {"Tags": tags[0] if tags else []}
 
+    def _AddTags(self, ResourceArn: str, Tags: list[dict[str, str]]) -> dict[str, Any]:
+        [thing] = [one for one in self.configs.values() if one.get("EndpointConfigArn") == ResourceArn]
+        new = {tag["Key"] for tag in Tags}
+        thing["Tags"] = [tag for tag in thing.get("Tags", []) if tag["Key"] not in new] + Tags
+        return {"Tags": thing["Tags"]}
+
     def _CreateEndpointConfig(self, EndpointConfigName: str, **request: Any) -> dict[str, Any]:
         if EndpointConfigName in self.configs:
             raise refusal("CreateEndpointConfig", "ValidationException", "Cannot create already existing …")

@@ -32,7 +32,7 @@ def test_unapproved_model_changes_nothing(
 ) -> None:
     claims["verdict"] = {**claims["verdict"], **change}
     with pytest.raises(AirflowFailException, match=message):
-        execute(kind, claims)
+        execute(kind, claims, **({"registered": None} if kind is DeployEndpointOperator else {}))
     assert sagemaker.calls == []
 
 
@@ -70,3 +70,16 @@ def test_configuration_of_an_ephemeral_endpoint_captures_nothing(
     own = execute(CreateEndpointConfigOperator, claims, ephemeral=True)["endpoint_config_name"]
     assert "DataCaptureConfig" in sagemaker.configs[lasting]
     assert "DataCaptureConfig" not in sagemaker.configs[own]
+
+
+def test_configuration_that_another_tool_made_is_told_how_new_its_model_is(
+    sagemaker: FakeSageMaker, claims: dict[str, Any]
+) -> None:
+    claims["trained_model"]["data_until"] = "2026-02-01"
+    name = execute(CreateEndpointConfigOperator, claims)["endpoint_config_name"]
+    tags = sagemaker.configs[name].pop("Tags")
+    assert {"Key": "data_until", "Value": "2026-02-01"} in tags
+    assert execute(CreateEndpointConfigOperator, claims)["endpoint_config_name"] == name
+    assert sagemaker.configs[name]["Tags"] == tags
+    execute(CreateEndpointConfigOperator, claims)
+    assert len(sagemaker.made("AddTags")) == 1
