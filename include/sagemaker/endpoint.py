@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from include.contracts import TrainedModel
+from include.sagemaker.disks import has_own_disk
 from include.sagemaker.naming import endpoint_config_name, model_name
 from include.sagemaker.training import tags
 from include.settings import Settings
@@ -18,8 +18,6 @@ STARTUP_SECONDS = 600
 # Machines, download and start of a new fleet, besides the waits that alarms are given.
 _FLEET_SECONDS = 600 + 2 * STARTUP_SECONDS
 CAPTURED = "captured"
-# Their disk is encrypted by the machine; SageMaker refuses a key of one's own for them.
-_OWN_DISK = re.compile(r"ml\.(g[456]\w*|gr6|p3dn|p[456]\w*|inf\d|trn\d\w*|[a-z]\d[a-z]*d[a-z]*)\.")
 
 
 def model_request(
@@ -77,7 +75,7 @@ def endpoint_config(model: str, settings: Settings) -> dict[str, Any]:
     on_instances = not settings.endpoint_serverless
     if on_instances and settings.capture_percent:
         content["DataCaptureConfig"] = data_capture(settings, settings.capture_percent, CAPTURED)
-    if on_instances and settings.kms_key_id and not _OWN_DISK.match(settings.endpoint_instance_type):
+    if on_instances and settings.kms_key_id and not has_own_disk(settings.endpoint_instance_type):
         content["KmsKeyId"] = settings.kms_key_id
     return {"EndpointConfigName": endpoint_config_name(content), **content}
 

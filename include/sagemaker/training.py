@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from include.contracts import BadInputError, Snapshot
+from include.sagemaker.disks import has_own_disk
 from include.sagemaker.source import ENTRY_POINT
 
 CHANNEL = "snapshot"
@@ -20,8 +21,17 @@ RETRIES = 2
 FINAL_METRIC = "validation:final_mrr@20"
 CHECKPOINTS = "/opt/ml/checkpoints"  # where train.py looks for them
 
-# Families with disks of their own, whose size is fixed and whose encryption is the instance's.
-_LOCAL_DISKS = re.compile(r"ml\.(?:[a-z]+\d+[a-z]*d[a-z]*|g[56]e?|gr6|p[456][a-z]*|trn\d[a-z]*)\.")
+# 128 and more is how a shell tells of a signal, a negative number how Python does.
+_EXIT_CODE = re.compile(r"exit ?code:? *(-?\d+)", re.IGNORECASE)
+_KILLED = (
+    "it was killed, most likely because memory ran out: choose a larger instance, a smaller batch or fewer "
+    "sessions"
+)
+_ABORTED = (
+    "native code gave up, often for want of memory: see the end of its log, or choose a larger instance"
+)
+_CRASHED = "native code crashed: the image's driver and libraries may not fit this instance, choose another"
+_SIGNALS = {137: _KILLED, -9: _KILLED, 134: _ABORTED, -6: _ABORTED, 139: _CRASHED, -11: _CRASHED}
 _PROGRESS = re.compile(r"(epoch|refit)=(\d+)/(\d+) ")
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
@@ -60,11 +70,6 @@ class Machines(NamedTuple):
     spot_wait_seconds: int | None = None
     network: Mapping[str, list[str]] | None = None
     kms_key_id: str | None = None
-
-    @property
-    def has_local_disks(self) -> bool:
-        """Whether SageMaker takes neither a size nor a key for the disk."""
-        return _LOCAL_DISKS.match(self.instance_type) is not None
 
 
 class TrainingOutcome(NamedTuple):
@@ -145,6 +150,7 @@ def training_request(
     if max_runtime_seconds < 1:
         raise BadInputError(f"A training job needs at least one second, not {max_runtime_seconds}.")
     wait = machines.spot_wait_seconds
+    own_disk = has_own_disk(machines.instance_type)
     if tracking != "none":
         hyperparameters = {**hyperparameters, "tracking": tracking}
     return {
@@ -178,8 +184,8 @@ def training_request(
         "ResourceConfig": _without_none(
             InstanceCount=machines.instances,
             InstanceType=machines.instance_type,
-            VolumeSizeInGB=None if machines.has_local_disks else machines.volume_gb,
-            VolumeKmsKeyId=None if machines.has_local_disks else machines.kms_key_id,
+            VolumeSizeInGB=None if own_disk else machines.volume_gb,
+            VolumeKmsKeyId=None if own_disk else machines.kms_key_id,
         ),
         "StoppingCondition": _without_none(
             MaxRuntimeInSeconds=max_runtime_seconds,
@@ -235,10 +241,18 @@ def training_outcome(description: Mapping[str, Any]) -> TrainingOutcome:
         reason = str(description.get("FailureReason") or "SageMaker gave no reason.")
         return TrainingOutcome(
             "failed",
-            f"Training job {name} failed: {reason}",
+            f"Training job {name} failed: {reason}{_hint(reason)}",
             worth_retry=reason.startswith(WORTH_ANOTHER_JOB),
         )
     return TrainingOutcome("failed", f"Training job {name} is in the unexpected state {status!r}.")
+
+
+def _hint(reason: str) -> str:
+    """What an exit code that names a signal means; empty for every other reason."""
+    for code in _EXIT_CODE.findall(reason):
+        if told := _SIGNALS.get(int(code)):
+            return f" (exit code {code}: {told})"
+    return ""
 
 
 def progress_of(line: str) -> str | None:

@@ -291,3 +291,24 @@ def test_every_state_of_a_job_has_an_outcome(
     outcome = training_outcome({"TrainingJobName": "pms-x", **description})
     assert (outcome.state, outcome.worth_retry) == (state, worth_retry)
     assert reason in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("end", "hint"),
+    [
+        (
+            'ExecuteUserScriptError:\nExitCode -9\nErrorMessage ""',
+            "(exit code -9: it was killed, most likely",
+        ),
+        ("See the log, exit code: 137", "memory ran out: choose a larger instance"),
+        ("Exit Code: 134", "(exit code 134: native code gave up"),
+        ("exit code: 139", "(exit code 139: native code crashed"),
+        ("ExitCode 1, exit code: 1", ""),
+        ("1137 of 9 rows", ""),
+    ],
+)
+def test_exit_code_that_names_a_signal_is_explained(end: str, hint: str) -> None:
+    failed = {"TrainingJobStatus": "Failed", "FailureReason": f"AlgorithmError: {end}"}
+    reason = training_outcome(failed).reason
+    assert hint in reason
+    assert hint or reason.endswith(end)
