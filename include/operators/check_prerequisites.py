@@ -9,25 +9,18 @@ from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.standard.utils.skipmixin import SkipMixin
-from airflow.sdk import BaseOperator, Connection, Context
-from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowFailException,
-    AirflowNotFoundException,
-)
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import BotoCoreError, ClientError
 
-from include import snapshots
 from include.contracts import PipelineError, SettingsError
-from include.operators.connections import warehouse_info
+from include.operators.connections import get_connection
+from include.operators.data_prerequisites import check_dbt_cloud, check_snapshot, check_warehouse
 from include.operators.endpoint_update import find_alarms
 from include.sagemaker.errors import explain, is_permanent
 from include.sagemaker.plan import Choice, check_cost
 from include.sagemaker.storage import ensure_bucket
 from include.settings import Settings, get_settings
-from include.warehouse.connect import open_warehouse
-from include.warehouse.dialect import Statement
-from include.warehouse.landing import loaded_dates
 from include.window import Window, resolve_window
 
 
@@ -133,10 +126,10 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
         """Where the run's data come from: the warehouse by way of dbt, or an earlier snapshot."""
         tenant = self.tenant or settings.tenant
         if reused := self.reuse_snapshot:
-            return (lambda: _check_snapshot(settings, tenant, reused),)
+            return (lambda: check_snapshot(settings, tenant, reused),)
         return (
-            lambda: empty.extend(_check_warehouse(settings, context, tenant, window)),
-            lambda: _check_dbt_cloud(settings),
+            lambda: empty.extend(check_warehouse(settings, context, tenant, window)),
+            lambda: check_dbt_cloud(settings),
         )
 
     def _transform_tasks(self) -> list[Any]:
@@ -159,97 +152,6 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
             passing.append(str(error))
 
 
-def _connection(conn_id: str, setting: str) -> Connection:
-    try:
-        connection: Connection = Connection.get(conn_id)
-    except AirflowNotFoundException as error:
-        raise SettingsError(f"Airflow has no connection {conn_id!r}: add it, or set {setting}.") from error
-    return connection
-
-
-def _check_warehouse(settings: Settings, context: Context, tenant: str, window: Window | None) -> list[str]:
-    """Opens the warehouse and looks for the tenant's events in the window.
-
-    Returns:
-        The reason where the window holds none; empty where it holds some.
-
-    Raises:
-        SettingsError: The connection is missing or of the wrong kind, or the raw log has none of theirs.
-        WarehouseUnavailableError: The warehouse is locked or gone for now.
-    """
-    info = warehouse_info(_connection(settings.warehouse_conn_id, "PMS_WAREHOUSE_CONN_ID"), context)
-    if info.conn_type != settings.warehouse:
-        raise SettingsError(
-            f"Connection {info.conn_id!r} is of type {info.conn_type!r}, but PMS_WAREHOUSE is "
-            f"{settings.warehouse!r}: make them agree."
-        )
-    load = "Run the DAG load_shopping_events first."
-    with open_warehouse(info, settings.warehouse_schema) as warehouse:
-        [(tables,)] = warehouse.execute(_count_manifests())
-        if not int(tables):
-            raise SettingsError(f"The warehouse has no raw log (raw.loads). {load}")
-        [(first, last)] = warehouse.execute(loaded_dates(warehouse.dialect, tenant))
-    if first is None:
-        raise SettingsError(f"The raw log has no events of tenant {tenant!r}. {load}")
-    if window is not None and (str(last) < window.start or str(first) >= window.end):
-        return [
-            f"No events from {window.start} to {window.end}: those of {tenant!r} are from {first} to {last}. "
-            "Nothing to train on, and what is deployed stays. Choose other dates, or load more."
-        ]
-    return []
-
-
-def _count_manifests() -> Statement:
-    return Statement(
-        "select count(*) from information_schema.tables where lower(table_schema) = 'raw' "
-        "and lower(table_name) = 'loads'"
-    )
-
-
-def _check_snapshot(settings: Settings, tenant: str, name: str) -> None:
-    """Looks for the snapshot that the run uses again; the export step reads every byte of it.
-
-    Raises:
-        SettingsError: The AWS connection is missing, or the name is none of a snapshot.
-        BadInputError: It is not there, incomplete, or another tenant's.
-        ClientError: AWS refused.
-    """
-    _connection(settings.aws_conn_id, "PMS_AWS_CONN_ID")
-    client = AwsBaseHook(aws_conn_id=settings.aws_conn_id, client_type="s3").get_conn()
-    uri = snapshots.snapshot_uri(settings.bucket, settings.prefix, name)
-    snapshots.open_snapshot(client, uri, tenant, deep=False)
-
-
-def _check_dbt_cloud(settings: Settings) -> None:
-    """Makes sure that the transform has a job to run, and a warehouse within its reach, with dbt Cloud.
-
-    Raises:
-        SettingsError: Warehouse, connection, account, token or job are amiss; the message lists all of it.
-    """
-    if settings.dbt_runner != "cloud":
-        return
-    missing = [] if settings.dbt_cloud_job_id else ["the number of a job in PMS_DBT_CLOUD_JOB_ID"]
-    if settings.warehouse == "duckdb":
-        missing.append(
-            "a warehouse that it can reach, and PMS_WAREHOUSE 'duckdb' is a file (set it to 'snowflake', or "
-            "PMS_DBT_RUNNER to 'core')"
-        )
-    try:
-        connection = _connection(settings.dbt_cloud_conn_id, "PMS_DBT_CLOUD_CONN_ID")
-    except SettingsError as error:
-        missing.append(str(error))
-    else:
-        about = f"connection {settings.dbt_cloud_conn_id!r}"
-        if connection.conn_type != "dbt_cloud":
-            missing.append(f"the type dbt_cloud, not {connection.conn_type!r}, of {about}")
-        if not str(connection.login or "").isdigit():
-            missing.append(f"the account's number as login of {about}")
-        if not connection.password:
-            missing.append(f"an API token as password of {about}")
-    if missing:
-        raise SettingsError(f"PMS_DBT_RUNNER is 'cloud', which needs: {'; '.join(missing)}.")
-
-
 def _check_aws(settings: Settings, training: Mapping[str, Any] | None, *, deploys: bool) -> None:
     """Asks AWS who we are, makes sure of the bucket, instance types and alarms, and looks up the cost.
 
@@ -264,12 +166,15 @@ def _check_aws(settings: Settings, training: Mapping[str, Any] | None, *, deploy
         return AwsBaseHook(aws_conn_id=settings.aws_conn_id, client_type=service).get_conn()
 
     # Without it the provider would fall back, silently, to whatever credentials the worker has.
-    _connection(settings.aws_conn_id, "PMS_AWS_CONN_ID")
+    get_connection(settings.aws_conn_id, "PMS_AWS_CONN_ID")
     client("sts").get_caller_identity()
     ensure_bucket(client("s3"), settings.bucket)
     model = client("sagemaker").meta.service_model
+    trains_on = ("PMS_TRAINING_INSTANCE_TYPE", settings.training_instance_type)
+    if training is not None:
+        trains_on = ("The run's training instance", training["instance_type"])
     for setting, shape, chosen in (
-        ("PMS_TRAINING_INSTANCE_TYPE", "TrainingInstanceType", settings.training_instance_type),
+        (trains_on[0], "TrainingInstanceType", trains_on[1]),
         ("PMS_ENDPOINT_INSTANCE_TYPE", "ProductionVariantInstanceType", settings.endpoint_instance_type),
     ):
         if chosen not in model.shape_for(shape).enum:

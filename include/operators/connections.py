@@ -1,13 +1,32 @@
-"""The warehouse as an operator sees it: the Airflow connection, the settings, and who is asking."""
+"""Airflow connections, and the warehouse as an operator sees it: connection, settings, who is asking."""
 
 from __future__ import annotations
 
 import json
 
 from airflow.sdk import Connection, Context
+from airflow.sdk.exceptions import AirflowNotFoundException
 
+from include.contracts import SettingsError
 from include.settings import get_settings
 from include.warehouse.base import ConnectionInfo
+
+
+def get_connection(conn_id: str, setting: str) -> Connection:
+    """Returns an Airflow connection.
+
+    Args:
+        conn_id: Its id.
+        setting: The setting that chooses it, for the message.
+
+    Raises:
+        SettingsError: Airflow has none of that id.
+    """
+    try:
+        connection: Connection = Connection.get(conn_id)
+    except AirflowNotFoundException as error:
+        raise SettingsError(f"Airflow has no connection {conn_id!r}: add it, or set {setting}.") from error
+    return connection
 
 
 def warehouse_info(connection: Connection, context: Context) -> ConnectionInfo:

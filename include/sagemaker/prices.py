@@ -96,7 +96,8 @@ def check_budget(
     raise BadInputError(
         f"This training could cost {most:.2f} US dollars, and {max_cost:g} are allowed: {each}{instances} x "
         f"{instance} at {hour:g} an hour x {seconds / 60:g} minutes. Lower 'Training minutes at most'"
-        f"{', the tuning trials' if trials else ''} or the instances, or raise 'US dollars at most'."
+        f"{', the tuning trials' if trials else ''} or the instances, or raise 'US dollars at most'. (Where "
+        "the same training was done before its job is used again and nothing is billed: then raise it.)"
     )
 
 

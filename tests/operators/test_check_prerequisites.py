@@ -120,8 +120,19 @@ def test_training_that_could_cost_too_much_is_refused_first_of_all(
     if not refused:
         check(training=training)
         return
-    with pytest.raises(AirflowFailException, match="could cost 1.41 US dollars, and 1.4 are allowed"):
+    with pytest.raises(AirflowFailException, match="cost 1.41 US dollars, and 1.4 are .* nothing is billed"):
         check(training=training)
+
+
+def test_machine_of_the_run_is_looked_up_and_not_the_settings(
+    set_up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"hyperparameters": {}, "instance_type": "ml.enormous", "max_runtime_seconds": 3600}
+    with pytest.raises(AirflowFailException, match="training instance: .* no instance type 'ml.enormous'"):
+        check(training=training)
+    monkeypatch.setenv("PMS_TRAINING_INSTANCE_TYPE", "ml.enormous")
+    get_settings.cache_clear()
+    check(training={**training, "instance_type": "ml.m5.large"})
 
 
 def test_airflows_own_start_date_is_left_alone() -> None:
@@ -259,7 +270,7 @@ def test_dbt_cloud_with_connection_and_job_lacks_nothing(
     dbt_cloud: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing but the warehouse's own check asks a Snowflake account, which is not there.
-    monkeypatch.setattr(check_prerequisites, "_check_warehouse", lambda *_: [])
+    monkeypatch.setattr(check_prerequisites, "check_warehouse", lambda *_: [])
     monkeypatch.setenv("PMS_WAREHOUSE", "snowflake")
     get_settings.cache_clear()
     check()

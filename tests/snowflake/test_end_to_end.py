@@ -18,8 +18,8 @@ from airflow.sdk import Connection
 
 from include.contracts import BadInputError
 from include.local.shop import write_shop
-from include.operators.check_prerequisites import _check_warehouse
 from include.operators.connections import warehouse_info
+from include.operators.data_prerequisites import check_warehouse
 from include.settings import get_settings
 from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
@@ -151,7 +151,7 @@ def test_both_select_the_same_snapshot(pair: Pair) -> None:
 def test_the_check_finds_the_raw_log(pair: Pair) -> None:
     with pair.snowflake.chosen():
         window = Window("2026-01-01", "2026-02-01")
-        assert _check_warehouse(get_settings(), context("dag", "check"), TENANT, window) == []
+        assert check_warehouse(get_settings(), context("dag", "check"), TENANT, window) == []
 
 
 def test_an_untransformed_warehouse_is_bad_input(account: Callable[[str], Account]) -> None:
