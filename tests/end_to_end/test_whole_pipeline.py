@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import os
+import re
+import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from include.local.airflow_api import AirflowApi
+from include.local.demo import PIPELINE_DAG
+from include.local.stack import USERNAME
+
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1500)]
+
+# Secrets of a worker's environment and of the connections; fault 30 looks for them in all that a run wrote.
+CANARIES = {
+    "AWS_ACCESS_KEY_ID": "canary-access-key",
+    "AWS_SECRET_ACCESS_KEY": "canary-secret-access-key",
+    "AWS_SESSION_TOKEN": "canary-session-token",
+    "COMET_API_KEY": "canary-comet-key",
+    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow-password",
+    "SNOWFLAKE_PASSWORD": "canary-snowflake-password",
+    "PRIVATE_KEY_PASSPHRASE": "canary-passphrase",
+}
+PASSWORDS = {"aws_default": "canary-aws-connection", "warehouse_default": "canary-warehouse-connection"}
+# A text that breaks out, a window that is none, a foreign bucket, a giant machine; and no Params at all.
+HOSTILE: tuple[object, ...] = (
+    {"start_date": "2026-01-01'; drop table raw.loads; --"},
+    {"tenant": '", "vars": {"tenant": "other"}, "x": "'},
+    {"reuse_snapshot": "s3://somebody-elses/snapshots/snap-0123456789abcdef"},
+    {"training_instance_type": "ml.p4d.24xlarge"},
+    {"training_instances": 1000},
+    ["deploy"],
+)
 
 
 def generate(root: Path, folder: Path, *options: str) -> Path:
@@ -21,9 +52,50 @@ def generate(root: Path, folder: Path, *options: str) -> Path:
     return folder
 
 
-def demo(root: Path, data: Path, build: Path) -> subprocess.CompletedProcess[str]:
+def demo(
+    root: Path, data: Path, build: Path, once_up: Callable[[str], None] = lambda url: None
+) -> subprocess.CompletedProcess[str]:
+    """Runs the demo; `once_up` is called with the address of its Airflow while the demo goes on."""
     command = [sys.executable, "-m", "include.local.demo", "--data", str(data), "--build-dir", str(build)]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **CANARIES}
+    told: list[str] = []
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                told.append(line)
+                if "web UI while this runs:" in line:
+                    once_up(line.split()[-1])
+        except BaseException:
+            process.terminate()
+            raise
+        status = process.wait()
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, status, "".join(told), errors.read())
+
+
+def plant(api: AirflowApi) -> None:
+    """Gives the connections passwords that can be looked for."""
+    for conn_id, password in PASSWORDS.items():
+        path = f"/api/v2/connections/{conn_id}"
+        kind = api._http.get(path).raise_for_status().json()["conn_type"]
+        body = {"connection_id": conn_id, "conn_type": kind, "password": password}
+        api._http.patch(path, params={"update_mask": "password"}, json=body).raise_for_status()
+
+
+def refusals(api: AirflowApi) -> list[tuple[int, str]]:
+    """What the API server says to each hostile conf."""
+    api.wait_for_dag(PIPELINE_DAG, 120)
+    answers = [
+        api._http.post(f"/api/v2/dags/{PIPELINE_DAG}/dagRuns", json={"logical_date": None, "conf": conf})
+        for conf in HOSTILE
+    ]
+    return [(answer.status_code, answer.text) for answer in answers]
 
 
 def left_running(build: Path) -> list[str]:
@@ -37,6 +109,12 @@ def left_running(build: Path) -> list[str]:
     return found
 
 
+def content_of(path: Path) -> bytes:
+    """A file's bytes, and those of an archive as they were before it was packed."""
+    content = path.read_bytes()
+    return content + gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+
+
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, ml_python: Path) -> Path:
     return tmp_path_factory.mktemp("build")
@@ -45,10 +123,17 @@ def build(tmp_path_factory: pytest.TempPathFactory, ml_python: Path) -> Path:
 @pytest.fixture(scope="module")
 def shop_run(root: Path, build: Path) -> dict[str, Any]:
     data = generate(root, build / "input", "--sessions", "3000", "--products", "300", "--days", "14")
-    done = demo(root, data, build)
+    refused: list[tuple[int, str]] = []
+
+    def once_up(url: str) -> None:
+        passwords = build / "airflow" / "simple_auth_manager_passwords.json.generated"
+        api = AirflowApi(url, USERNAME, json.loads(passwords.read_text())[USERNAME])
+        plant(api)
+        refused.extend(refusals(api))
+
+    done = demo(root, data, build, once_up)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    result: dict[str, Any] = json.loads((build / "demo.json").read_text())
-    return result
+    return {**json.loads((build / "demo.json").read_text()), "refused": refused}
 
 
 def test_generated_shop_ends_with_a_live_model_that_answers(shop_run: dict[str, Any], build: Path) -> None:
@@ -63,6 +148,40 @@ def test_generated_shop_ends_with_a_live_model_that_answers(shop_run: dict[str, 
     assert shop_run["metrics"]["hit_rate@20"] > 1.5 * shop_run["baselines"]["popularity"]["hit_rate@20"]
     assert "<html" in (build / "card.html").read_text().lower()
     assert set(shop_run["seconds"]) == {"load", "transform", "export", "train", "gate", "deploy", "total"}
+
+
+def test_hostile_params_are_refused_by_the_api_and_start_nothing(
+    shop_run: dict[str, Any], build: Path
+) -> None:
+    *of_params, of_no_object = shop_run["refused"]
+    assert len(of_params) == len(HOSTILE) - 1
+    for (status, said), conf in zip(of_params, HOSTILE, strict=False):
+        assert isinstance(conf, dict)
+        assert (status, "Invalid input for param" in said, next(iter(conf)) in said) == (400, True, True)
+    assert of_no_object[0] == 422
+    with contextlib.closing(sqlite3.connect(build / "airflow" / "airflow.db")) as database:
+        runs = database.execute("select run_id from dag_run where dag_id = ?", (PIPELINE_DAG,)).fetchall()
+    assert runs == [(shop_run["run_id"],)]
+
+
+def test_no_secret_is_in_anything_that_the_run_wrote(shop_run: dict[str, Any], build: Path) -> None:
+    home = build / "airflow"
+    passwords, config = home / "simple_auth_manager_passwords.json.generated", home / "airflow.cfg"
+    assert "canary-" not in config.read_text()
+    keys = re.findall(r"^(?:fernet_key|jwt_secret|secret_key) = (\S+)$", config.read_text(), re.M)
+    # Every canary begins so, and a part of one would be a leak, too.
+    secrets = ["canary-", *keys, *json.loads(passwords.read_text()).values()]
+    assert len(keys) >= 2
+    written = [path for path in build.rglob("*") if path.is_file() and path not in (passwords, config)]
+    assert {"demo.json", "airflow.db", "emulator.log"} <= {path.name for path in written}
+    leaks = {
+        str(path.relative_to(build)): secret[:8]
+        for path in written
+        for content in [content_of(path)]
+        for secret in secrets
+        if secret.encode() in content
+    }
+    assert leaks == {}
 
 
 def test_nothing_is_left_running(shop_run: dict[str, Any], build: Path) -> None:
