@@ -17,23 +17,25 @@ ClaimT = TypeVar("ClaimT", bound=Contract)
 
 
 @contextmanager
-def aws_faults(doing: str) -> Iterator[None]:
+def aws_faults(doing: str, left_behind: str = "") -> Iterator[None]:
     """Fails the task at once where a retry cannot mend the fault, and lets Airflow retry the others.
 
     Args:
         doing: What was being done, for the message.
+        left_behind: Ends the message: what the fault of ours does not end.
 
     Raises:
         AirflowFailException: A pipeline error; credentials, permissions or a refused request.
         AirflowException: Throttling, capacity, a broken connection.
     """
+    after = f" {left_behind}" if left_behind else ""
     try:
         yield
     except PipelineError as error:
-        raise AirflowFailException(f"{doing}: {error}") from error
+        raise AirflowFailException(f"{doing}: {error}{after}") from error
     except (ClientError, BotoCoreError) as error:
         fault = AirflowFailException if is_permanent(error) else AirflowException
-        raise fault(f"{doing}: {explain(error)}") from error
+        raise fault(f"{doing}: {explain(error)}{after}") from error
 
 
 def read_claim(kind: type[ClaimT], value: object) -> ClaimT:

@@ -14,13 +14,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow.utils.state import TaskInstanceState
 from botocore.exceptions import BotoCoreError, ClientError
 
+from include.operators.job_following import LAST_WORDS_SECONDS, PATIENCE, stop_job
 from include.operators.sagemaker_jobs import JOBS, Job
 from include.sagemaker.errors import explain, is_permanent
 
-# Looks in a row that may fail before the worker is asked to follow instead.
-PATIENCE = 10
-# CloudWatch shows the last words of a job a moment after its end.
-LAST_WORDS_SECONDS = 5
 ENDED, LATE, LOST = "ended", "late", "lost"
 
 
@@ -144,11 +141,7 @@ class SageMakerJobTrigger(BaseTrigger):
 
     def _stop(self) -> None:
         self.log.warning("The task was killed; stopping %s %s.", self.kind, self.name)
-        try:
-            self._the_job().stop(self.name)
-        except ClientError as error:
-            # It has ended by itself.
-            self.log.warning("%s was not stopped: %s", self.name, explain(error))
+        stop_job(self._the_job(), self.name, self.log)
 
     def _the_job(self) -> Job:
         if self._job is None:

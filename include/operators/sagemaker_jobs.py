@@ -65,6 +65,10 @@ class TrainingJob:
         """Tells it to stop."""
         self._client.stop_training_job(TrainingJobName=name)
 
+    def stop_command(self, name: str) -> str:
+        """Returns how a person stops it."""
+        return f"aws sagemaker stop-training-job --training-job-name {name}"
+
     def outcome(self, description: Mapping[str, Any]) -> TrainingOutcome:
         """Reads a description."""
         return training_outcome(description)
@@ -137,6 +141,10 @@ class TuningJob:
     def stop(self, name: str) -> None:
         """Tells it to stop."""
         self._client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+
+    def stop_command(self, name: str) -> str:
+        """Returns how a person stops it."""
+        return f"aws sagemaker stop-hyper-parameter-tuning-job --hyper-parameter-tuning-job-name {name}"
 
     def outcome(self, description: Mapping[str, Any]) -> TrainingOutcome:
         """Reads a description."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, ClassVar
 
 from airflow.providers.amazon.aws.operators.sagemaker import SageMakerTrainingOperator, serialize
@@ -15,12 +14,19 @@ from botocore.exceptions import ClientError
 
 from include.contracts import Snapshot, TrainedModel
 from include.operators.guard import aws_faults, read_claim
-from include.operators.job_trigger import LAST_WORDS_SECONDS, LATE, SageMakerJobTrigger
+from include.operators.job_following import (
+    deadline_of,
+    follow,
+    give_up,
+    goes_on,
+    stop_job,
+)
+from include.operators.job_trigger import LATE, SageMakerJobTrigger
 from include.operators.links import TrainingJobLink
 from include.operators.records import leave_record
 from include.operators.sagemaker_jobs import JOBS, Job
-from include.sagemaker.errors import explain, is_existing, is_missing
-from include.sagemaker.naming import MAX_ATTEMPTS, attempt_name
+from include.sagemaker.errors import is_existing, is_missing
+from include.sagemaker.naming import MAX_ATTEMPTS, MAX_NAMES, attempt_name
 from include.sagemaker.plan import Choice, check_cost, job_request, source_uri
 from include.sagemaker.prices import cost_sentence
 from include.sagemaker.source import build_source_archive, source_digest
@@ -28,9 +34,6 @@ from include.sagemaker.storage import object_exists
 from include.settings import PROJECT_ROOT, Settings, get_settings
 
 SOURCE = PROJECT_ROOT / "include" / "ml"
-# The job's own limit counts from the start of training; before and after it machines are found, and
-# data and model are moved.
-WAIT_BEYOND_LIMIT_SECONDS = 1800
 
 
 class TrainModelOperator(SageMakerTrainingOperator):
@@ -109,7 +112,7 @@ class TrainModelOperator(SageMakerTrainingOperator):
                 # It had ended before we came: its log stands in the task that followed it.
                 return self._finish(context, settings, job, name, found)
             self._running = (job, name)
-            deadline = self._deadline(job, found)
+            deadline = deadline_of(job, found, self.config)
             if self.deferrable:
                 self._hand_over(job, name, deadline, settings.poll_seconds)
             ended = self._follow(job, name, deadline, settings.poll_seconds)
@@ -125,10 +128,11 @@ class TrainModelOperator(SageMakerTrainingOperator):
             settings = get_settings()
             job, name = self._job(), str(event["name"])
             self._running = (job, name)
-            description = job.describe(name)
+            with aws_faults("Training", goes_on(job, name)):
+                description = job.describe(name)
             if job.outcome(description).state == "running":
                 if event["status"] == LATE:
-                    self._give_up(job, name)
+                    give_up(job, name, self.log)
                 self.log.warning(
                     "The triggerer cannot follow %s, this worker does: %s", name, event["message"]
                 )
@@ -143,7 +147,7 @@ class TrainModelOperator(SageMakerTrainingOperator):
         if self._running is not None:
             job, name = self._running
             self.log.warning("The task was killed; stopping %s %s.", job.label.lower(), name)
-            self._stop(job, name)
+            stop_job(job, name, self.log)
 
     def _job(self) -> Job:
         return JOBS["tuning" if int(self.tune_trials) else "training"](self.hook, self.log)
@@ -164,24 +168,27 @@ class TrainModelOperator(SageMakerTrainingOperator):
             self.log.info("Uploaded the training code to %s.", uri)
 
     def _describe(self, job: Job, name: str) -> dict[str, Any] | None:
-        try:
-            return job.describe(name)
-        except ClientError as error:
-            if is_missing(error):
-                return None
-            raise
+        with aws_faults("Training", goes_on(job, name, is_sure=False)):
+            try:
+                return job.describe(name)
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                raise
 
     def _start_or_attach(
         self, job: Job, snapshot: Snapshot, settings: Settings
     ) -> tuple[str, dict[str, Any]]:
         """Returns name and description of the one job to follow; starts it unless it is there."""
         failures: list[str] = []
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        faults = 0
+        for attempt in range(1, MAX_NAMES + 1):
             name = attempt_name(str(self.config[job.name_member]), attempt)
             description = self._describe(job, name)
             if description is None:
                 self._create(job, name, settings, failures)
-                return name, job.describe(name)
+                with aws_faults("Training", goes_on(job, name)):
+                    return name, job.describe(name)
             while description[job.status_member] == "Stopping":
                 # Killed or stopped a moment ago: its end decides whether a new job is needed.
                 time.sleep(settings.poll_seconds)
@@ -197,9 +204,15 @@ class TrainModelOperator(SageMakerTrainingOperator):
                 failures.append(f"{job.label} {name} finished, but its model is no longer on S3.")
             else:
                 failures.append(outcome.reason)
+                # Who stops it, and what is short of time or machines, says nothing about code and data.
+                faults += description[job.status_member] != "Stopped" and not outcome.worth_retry
+            if faults == MAX_ATTEMPTS:
+                break
+        listed = "".join(f"\n  {number}. {failure}" for number, failure in enumerate(failures, 1))
         raise AirflowFailException(
-            f"{MAX_ATTEMPTS} {job.label.lower()}s with these inputs have failed; no other is started. "
-            "Change code, hyper-parameters or snapshot. " + " | ".join(failures)
+            f"No other {job.label.lower()} with these inputs is started: of {len(failures)} so far, {faults} "
+            f"failed by themselves ({MAX_ATTEMPTS} may, {MAX_NAMES} in all). Mend code or data, or change an "
+            f"input: a hyper-parameter, the instance, the dates. What became of them:{listed}"
         )
 
     def _has_artefacts(self, trained: TrainedModel) -> bool:
@@ -233,19 +246,12 @@ class TrainModelOperator(SageMakerTrainingOperator):
             job.seconds(request),
         )
 
-    def _deadline(self, job: Job, description: Mapping[str, Any]) -> float:
-        """Returns the moment after which the job is late: its own limit and what goes around it."""
-        created: datetime | None = description.get("CreationTime")
-        # What is there may have been started with another limit than this run's.
-        limit = job.seconds({**self.config, **description}) + WAIT_BEYOND_LIMIT_SECONDS
-        return (created.timestamp() if created else time.time()) + limit
-
     def _hand_over(self, job: Job, name: str, deadline: float, poll_seconds: int) -> None:
         """Leaves the job to the triggerer."""
         if self._killed:
             # The kill can have come between the request that creates the job and its answer.
-            self._stop(job, name)
-            raise AirflowException(f"The task was killed; {job.label.lower()} {name} was told to stop.")
+            end = "was told to stop" if stop_job(job, name, self.log) else "could not be stopped: see above"
+            raise AirflowException(f"The task was killed; {job.label.lower()} {name} {end}.")
         if self.execution_timeout is not None:
             # Airflow holds a worker to it, and forgets it while a task is deferred.
             deadline = min(deadline, time.time() + self.execution_timeout.total_seconds())
@@ -264,28 +270,16 @@ class TrainModelOperator(SageMakerTrainingOperator):
 
     def _follow(self, job: Job, name: str, deadline: float, poll_seconds: int) -> dict[str, Any]:
         """Waits for the job's end with its news in our log; returns the description of a completed job."""
-        while True:
-            description = job.describe(name)
-            job.watch(name, description)
-            if job.outcome(description).state != "running":
-                break
-            # A kill can come between the request that creates the job and its answer.
-            if self._killed and description[job.status_member] == "InProgress":
-                self._stop(job, name)
-            if time.time() > deadline:
-                self._give_up(job, name)
-            time.sleep(poll_seconds)
-        time.sleep(min(poll_seconds, LAST_WORDS_SECONDS))
-        job.watch(name, description)
+        description = follow(
+            job,
+            name,
+            deadline=deadline,
+            poll_seconds=poll_seconds,
+            is_killed=lambda: self._killed,
+            log=self.log,
+        )
         self._refuse_failed(job, description, job.last_words())
         return description
-
-    def _give_up(self, job: Job, name: str) -> None:
-        self._stop(job, name)
-        raise AirflowFailException(
-            f"{job.label} {name} did not end in time and was told to stop: it is given the limit that it was "
-            f"started with and {WAIT_BEYOND_LIMIT_SECONDS} s around it, or this task's execution_timeout."
-        )
 
     def _refuse_failed(self, job: Job, description: Mapping[str, Any], last_words: str) -> None:
         self._running = None
@@ -304,10 +298,3 @@ class TrainModelOperator(SageMakerTrainingOperator):
         self.log.info("%s", cost_sentence(trained))
         leave_record(context, self.hook.s3_hook.get_conn(), settings, trained)
         return trained.to_xcom()
-
-    def _stop(self, job: Job, name: str) -> None:
-        try:
-            job.stop(name)
-        except ClientError as error:
-            # It has ended by itself, or was never there.
-            self.log.warning("%s %s was not stopped: %s", job.label, name, explain(error))

@@ -7,7 +7,9 @@ import json
 from collections.abc import Mapping
 
 PREFIX = "pms"
-MAX_ATTEMPTS = 5
+# Jobs of the same inputs that may fail by themselves, and those of them all, stopped ones included: a name
+# with two digits more still fits a tuning job.
+MAX_ATTEMPTS, MAX_NAMES = 5, 99
 
 
 def content_name(**content: object) -> str:

@@ -15,7 +15,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from include.contracts import Snapshot
 from include.operators import train_model
-from include.operators.job_trigger import PATIENCE
+from include.operators.job_following import PATIENCE
 from include.operators.train_model import TrainModelOperator
 from include.sagemaker.training import LOG_GROUP
 from tests.operators.deferral import event_of, run_to_end, stored_trigger

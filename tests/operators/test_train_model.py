@@ -8,11 +8,13 @@ from typing import Any
 import boto3
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from botocore.exceptions import EndpointConnectionError
 
 from include.contracts import Snapshot, TrainedModel
-from include.operators import train_model
+from include.operators import job_following, train_model
 from include.operators.sagemaker_jobs import TrainingJob
 from include.operators.train_model import TrainModelOperator
+from include.sagemaker.naming import attempt_name
 from include.sagemaker.source import source_digest
 from include.sagemaker.training import LOG_GROUP
 from include.settings import get_settings
@@ -173,14 +175,42 @@ def test_job_that_is_still_stopping_is_waited_for_and_followed_by_a_new_one(
     assert run(snapshot).job_name == f"{name}-2"
 
 
-def test_attempts_are_bounded(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
-    sagemaker.next_job = [{"TrainingJobStatus": "Failed", "FailureReason": "InternalServerError: sorry"}]
-    for _ in range(5):
-        with pytest.raises(AirflowException, match="sorry"):
-            run(snapshot)
-    with pytest.raises(AirflowFailException, match="5 training jobs with these inputs have failed"):
+def ended(sagemaker: FakeSageMaker, name: str, *ends: dict[str, Any]) -> None:
+    """Jobs of these ends, of one content, were there before."""
+    for attempt, end in enumerate(ends, 1):
+        job = attempt_name(name, attempt)
+        sagemaker.jobs[job] = [sagemaker.job(job, {}, **end)]
+
+
+def test_attempts_that_fail_by_themselves_are_bounded(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    name = run(snapshot).job_name
+    stopped = {"TrainingJobStatus": "Stopped"}
+    reasons = [f"AlgorithmError: fault {number}" for number in range(5)]
+    failed = [{"TrainingJobStatus": "Failed", "FailureReason": reason} for reason in reasons]
+    ended(sagemaker, name, *failed[:2], stopped, *failed[2:])
+    with pytest.raises(AirflowFailException, match="of 6 so far, 5 failed by themselves") as failure:
         run(snapshot)
-    assert len(sagemaker.made("CreateTrainingJob")) == 5
+    told = str(failure.value)
+    assert all(reason in told for reason in reasons)
+    assert f"3. Training job {name}-3 was stopped" in told
+    assert "change an input" in told
+    assert len(sagemaker.made("CreateTrainingJob")) == 1
+
+
+def test_stops_and_too_little_capacity_lock_nobody_out(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    name = run(snapshot).job_name
+    stopped = {"TrainingJobStatus": "Stopped", "SecondaryStatus": "Stopped"}
+    no_capacity = {"TrainingJobStatus": "Failed", "FailureReason": "CapacityError: none"}
+    no_spot = {"TrainingJobStatus": "Stopped", "SecondaryStatus": "MaxWaitTimeExceeded"}
+    ended(sagemaker, name, *[stopped, no_capacity, no_spot] * 4)
+    assert run(snapshot).job_name == f"{name}-13"
+
+
+def test_names_are_bounded(sagemaker: FakeSageMaker, snapshot: Snapshot) -> None:
+    name = run(snapshot).job_name
+    ended(sagemaker, name, *[{"TrainingJobStatus": "Stopped"}] * 99)
+    with pytest.raises(AirflowFailException, match="of 99 so far, 0 failed by themselves"):
+        run(snapshot)
 
 
 @pytest.mark.parametrize(
@@ -251,9 +281,9 @@ def test_kill_before_a_job_starts_nothing(sagemaker: FakeSageMaker, snapshot: Sn
 @pytest.mark.parametrize(
     ("changes", "seconds"),
     [
-        ({}, 60 + train_model.WAIT_BEYOND_LIMIT_SECONDS),
-        ({"deferrable": False}, 60 + train_model.WAIT_BEYOND_LIMIT_SECONDS),
-        ({"spot": True}, 60 + 3600 + train_model.WAIT_BEYOND_LIMIT_SECONDS),
+        ({}, 60 + job_following.WAIT_BEYOND_LIMIT_SECONDS),
+        ({"deferrable": False}, 60 + job_following.WAIT_BEYOND_LIMIT_SECONDS),
+        ({"spot": True}, 60 + 3600 + job_following.WAIT_BEYOND_LIMIT_SECONDS),
         ({"execution_timeout": timedelta(seconds=30)}, 30),
     ],
     ids=["deferred", "waiting", "spot", "execution_timeout"],
@@ -382,3 +412,77 @@ def test_claim_check_of_another_kind_is_refused(sagemaker: FakeSageMaker, snapsh
         task.snapshot = {"snapshot_id": "x"}
         run_to_end(task, {})
     assert sagemaker.calls == []
+
+
+def test_worker_waits_out_faults_that_pass(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe, looks = sagemaker._DescribeTrainingJob, []
+
+    def sometimes(TrainingJobName: str) -> dict[str, Any]:
+        looks.append(1)
+        if 3 < len(looks) < 3 + job_following.PATIENCE:
+            raise refusal("DescribeTrainingJob", "ThrottlingException", "slow down")
+        return describe(TrainingJobName)
+
+    monkeypatch.setattr(sagemaker, "_DescribeTrainingJob", sometimes)
+    sagemaker.next_job = [RUNNING, RUNNING, RUNNING, DONE]
+    assert run(snapshot, deferrable=False).billable_seconds == 42
+    assert len(sagemaker.made("CreateTrainingJob")) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "retried"),
+    [
+        (refusal("DescribeTrainingJob", "ThrottlingException", "slow down"), True),
+        (refusal("DescribeTrainingJob", "ExpiredTokenException", "expired"), False),
+        (EndpointConnectionError(endpoint_url="https://api.sagemaker.us-east-1.amazonaws.com"), True),
+    ],
+    ids=["throttled", "no credentials", "no network"],
+)
+@pytest.mark.parametrize("seen", [0, 1, 2], ids=["before a job is seen", "after the start", "following"])
+def test_fault_while_the_job_runs_says_that_it_is_billed(
+    sagemaker: FakeSageMaker,
+    snapshot: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    retried: bool,
+    seen: int,
+) -> None:
+    sagemaker.next_job = [RUNNING]
+    describe, looks = sagemaker._DescribeTrainingJob, []
+
+    def once(TrainingJobName: str) -> dict[str, Any]:
+        looks.append(1)
+        if TrainingJobName in sagemaker.jobs and len(looks) > seen + 1 or not seen:
+            raise fault
+        return describe(TrainingJobName)
+
+    monkeypatch.setattr(sagemaker, "_DescribeTrainingJob", once)
+    with pytest.raises(AirflowException) as failure:
+        run(snapshot, deferrable=False)
+    assert isinstance(failure.value, AirflowFailException) is not retried
+    name = next(iter(sagemaker.jobs), "pms-")
+    assert "goes on and is billed: clear this task to attach" in str(failure.value)
+    assert f"aws sagemaker stop-training-job --training-job-name {name}" in str(failure.value)
+
+
+def test_job_that_cannot_be_stopped_is_said_to_run(
+    sagemaker: FakeSageMaker, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise refusal("StopTrainingJob", "AccessDeniedException", "no")
+
+    sagemaker.next_job = [RUNNING]
+    with monkeypatch.context() as patch:
+        patch.setattr(sagemaker, "_StopTrainingJob", refuse)
+        with pytest.raises(AirflowException, match="could not be stopped") as failure:
+            run(snapshot)
+    assert not isinstance(failure.value, AirflowFailException)
+    [name] = sagemaker.jobs
+    assert (
+        f"stop it: aws sagemaker stop-training-job --training-job-name {name}" in str(failure.value).lower()
+    )
+    # The retry attaches, and stops it.
+    with pytest.raises(AirflowFailException, match="told to stop"):
+        run(snapshot, execution_timeout=timedelta(seconds=1))

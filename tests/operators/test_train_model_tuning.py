@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.contracts import Snapshot, TrainedModel
-from include.operators import train_model
+from include.operators import job_following, train_model
 from include.operators.sagemaker_jobs import TuningJob
 from include.operators.train_model import TrainModelOperator
 from include.sagemaker.training import LOG_GROUP
@@ -200,7 +200,7 @@ def test_search_that_never_ends_is_stopped_after_its_limit(
     limit = request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxRuntimeInSeconds"]
     # Three trials, two at a time.
     assert limit == 2 * (60 + 900)
-    assert limit < sum(naps) < limit + train_model.WAIT_BEYOND_LIMIT_SECONDS + 60
+    assert limit < sum(naps) < limit + job_following.WAIT_BEYOND_LIMIT_SECONDS + 60
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from botocore.validate import ParamValidator
 
 from include.contracts import BadInputError
 from include.sagemaker import tuning
-from include.sagemaker.naming import attempt_name
+from include.sagemaker.naming import MAX_NAMES, attempt_name
 from include.sagemaker.training import METRIC_DEFINITIONS
 from include.sagemaker.tuning import (
     SPACE,
@@ -166,7 +166,7 @@ def test_names_follow_content_and_leave_room() -> None:
     assert len(set(names)) == 4
     assert names[0] == request()["HyperParameterTuningJobName"]
     limit = MODEL.shape_for("HyperParameterTuningJobName").metadata["max"]
-    assert all(len(attempt_name(name, 5)) <= limit for name in names)
+    assert all(len(attempt_name(name, MAX_NAMES)) <= limit for name in names)
 
 
 WON: dict[str, Any] = {
