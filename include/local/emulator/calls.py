@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, unquote_plus
+from urllib.parse import parse_qs, parse_qsl, unquote, unquote_plus
 from xml.sax.saxutils import escape
 
 from botocore.exceptions import UnknownServiceError
@@ -21,6 +21,7 @@ from include.local.emulator.errors import AwsError
 INVOKE = "InvokeEndpoint"
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([a-z0-9-]+)/([a-z0-9-]+)/")
 _INVOCATIONS = re.compile(r"/endpoints/[^/]+/invocations")
+_HOSTED = re.compile(r"(.+)\.localhost(:\d+)?", re.IGNORECASE)
 _SIGNING_NAMES = {"monitoring": "cloudwatch"}
 _PROTOCOLS = ("json", "query")  # whose requests name their operation, and whose errors are told below
 
@@ -62,10 +63,19 @@ def operation_of(environ: dict[str, Any]) -> str | None:
     return None
 
 
+def read_body(environ: Environ, limit: int | None = None) -> bytes:
+    """Returns the body of a request, which may come in chunks; of a longer one `limit` bytes and one more."""
+    length = -1 if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
+    if limit is not None:
+        length = limit + 1 if length < 0 else min(length, limit + 1)
+    body: bytes = environ["wsgi.input"].read(length)
+    return body
+
+
 def peek(environ: dict[str, Any]) -> bytes:
     """Returns the body of a request, and leaves it to be read again."""
-    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    environ["wsgi.input"] = io.BytesIO(body)
+    body = read_body(environ)
+    environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
     return body
 
 
@@ -120,13 +130,12 @@ def _model(service: str) -> ServiceModel:
 
 
 def s3_target(environ: Environ) -> tuple[str, str]:
-    """Returns the bucket and the key that a request to S3 is about; empty where it names none."""
-    path = environ.get("PATH_INFO", "").lstrip("/")
+    """Returns the bucket and the key that a request to S3 is about, as moto reads them; each may be empty."""
+    path = unquote(str(environ.get("RAW_URI") or environ["PATH_INFO"]).split("?", 1)[0])
     # `bucket.localhost` holds the bucket in the host's name, 127.0.0.1 and plain localhost in the path.
-    if hosted := re.match(r"(.+)\.localhost(:|$)", environ.get("HTTP_HOST", "")):
-        return hosted[1], path
-    bucket, _, key = path.partition("/")
-    return bucket, key
+    if hosted := _HOSTED.fullmatch(environ.get("HTTP_HOST", "")):
+        return hosted[1].split(".")[0], path.removeprefix("/")
+    return path.lstrip("/").partition("/")[0], "/".join(path.split("/")[2:])
 
 
 def _s3_operation(environ: Environ) -> str | None:

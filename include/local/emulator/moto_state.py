@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ from urllib.parse import unquote
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from include.local.emulator.buckets import Buckets
-from include.local.emulator.calls import signature
+from include.local.emulator.calls import peek, s3_target, signature
 from include.local.emulator.journal import Journal, is_kept
 
-_HOSTED = re.compile(r"(.+)\.localhost(:\d+)?")
 _READS = ("GET", "HEAD", "OPTIONS")
 Environ = dict[str, Any]
 
@@ -46,7 +43,7 @@ class KeptMoto:
         service = signature(environ).service
         if service == "s3" or not (service or "HTTP_X_AMZ_TARGET" in environ):
             return self._s3(environ, start_response)
-        body = _read_body(environ)
+        body = peek(environ)
         if not is_kept(environ, body):
             return self._answer(environ, start_response)
         return self._journal.answer(environ, start_response, body)
@@ -54,7 +51,7 @@ class KeptMoto:
     def _s3(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         reads = environ["REQUEST_METHOD"] in _READS
         if not reads:
-            _read_body(environ)  # all of it, before others have to wait for this request
+            peek(environ)  # all of it, before others have to wait for this request
         told: list[Any] = []
         with self._buckets.held(_keys(environ)):
             answer = self._answer(environ, lambda *started: told.extend(started))
@@ -64,7 +61,7 @@ class KeptMoto:
         return answer
 
     def _write(self, environ: Environ) -> None:
-        bucket, key = bucket_and_key(environ)
+        bucket, key = s3_target(environ)
         if key:
             self._buckets.written(bucket, key)
         else:
@@ -77,28 +74,9 @@ class KeptMoto:
         return answer
 
 
-def _read_body(environ: Environ) -> bytes:
-    """Returns the body of a request, and leaves it to be read again."""
-    length = -1 if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
-    body: bytes = environ["wsgi.input"].read(length)
-    environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-    return body
-
-
 def _keys(environ: Environ) -> list[tuple[str, str]]:
     """Returns the keys that an S3 request names: its own, and the one that it copies."""
     source = unquote(environ.get("HTTP_X_AMZ_COPY_SOURCE", "")).split("?", 1)[0].removeprefix("/")
     return [
-        named
-        for named in (bucket_and_key(environ), tuple(source.split("/", 1)))
-        if len(named) == 2 and named[1]
+        named for named in (s3_target(environ), tuple(source.split("/", 1))) if len(named) == 2 and named[1]
     ]
-
-
-def bucket_and_key(environ: Environ) -> tuple[str, str]:
-    """Returns what an S3 request is about, as moto reads its address; each may be empty."""
-    path = unquote(str(environ.get("RAW_URI") or environ["PATH_INFO"]).split("?", 1)[0])
-    if match := _HOSTED.fullmatch(environ.get("HTTP_HOST", "")):
-        return match[1].split(".")[0], path.removeprefix("/")
-    bucket, _, key = path.removeprefix("/").partition("/")
-    return bucket, key

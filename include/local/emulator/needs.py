@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote
+from xml.etree import ElementTree
 
 from include.local.emulator import calls
+from include.local.emulator.errors import AwsError
 from include.local.emulator.resources import ACCOUNT_ID
 
 PASS_ROLE = "iam:PassRole"
@@ -109,13 +110,26 @@ def _s3(environ: dict[str, Any], operation: str) -> Iterator[Need]:
     action = f"s3:{_S3_ACTIONS.get(operation, operation)}"
     context = {"s3:prefix": query["prefix"]} if "prefix" in query else {}
     if operation == "DeleteObjects":
-        keys = re.findall(r"<Key>(.*?)</Key>", calls.peek(environ).decode("utf-8"), re.DOTALL)
-        yield from (Need(action, f"arn:aws:s3:::{bucket}/{key}") for key in keys)
+        yield from (Need(action, f"arn:aws:s3:::{bucket}/{key}") for key in _keys(calls.peek(environ)))
         return
     where = f"{bucket}/{key}" if key else bucket
     yield Need(action, f"arn:aws:s3:::{where}" if where else _ANY, context)
     if source := environ.get("HTTP_X_AMZ_COPY_SOURCE"):
         yield Need("s3:GetObject", f"arn:aws:s3:::{unquote(source).lstrip('/')}")
+
+
+def _keys(body: bytes) -> Iterator[str]:
+    """Yields the keys that DeleteObjects names.
+
+    Raises:
+        AwsError: `MalformedXML`, it cannot be told which.
+    """
+    try:
+        named = ElementTree.fromstring(body)
+    except ElementTree.ParseError as error:
+        raise AwsError("MalformedXML", f"The XML you provided was not well-formed: {error}") from error
+    for entry in named.iterfind("{*}Object/{*}Key"):
+        yield entry.text or ""
 
 
 def _others(service: str, request: dict[str, Any], region: str) -> list[str]:

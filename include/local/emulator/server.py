@@ -261,7 +261,7 @@ class Application:
         if not self._control_route or method not in ("GET", "POST", "DELETE"):
             raise AwsError("NotFound", "Faults are set by GET, POST, DELETE of an emulator with faults.", 404)
         if method == "POST":
-            self._faults.add(_read_json(_read_body(environ)))
+            self._faults.add(_read_json(calls.read_body(environ)))
         elif method == "DELETE":
             self._faults.clear()
         return _reply(start_response, 200, json.dumps(self._faults.listed()).encode(), "application/json")
@@ -277,7 +277,7 @@ class Application:
         time.sleep(rule.delay_seconds)
         if rule.code is None:
             return None
-        _read_body(environ)  # unread, it would be taken for the next request
+        calls.read_body(environ)  # unread, it would be taken for the next request
         if rule.code == DROP:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError(f"{name} is to find its connection dropped")
@@ -285,7 +285,7 @@ class Application:
         return _reply_as_service(environ, start_response, name, error)
 
     def _control(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        body = _read_body(environ)
+        body = calls.read_body(environ)
         request = _read_json(body or b"{}")
         name = environ["HTTP_X_AMZ_TARGET"].removeprefix("SageMaker.")
         answer = self._sagemaker.answer(name, _region(environ), request)
@@ -297,7 +297,7 @@ class Application:
     def _invoke(self, name: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "POST":
             raise AwsError("ValidationError", "Invocations are POST requests.")
-        body = _read_body(environ, MAX_BODY_BYTES)
+        body = calls.read_body(environ, MAX_BODY_BYTES)
         headers = {
             "Content-Type": environ.get("CONTENT_TYPE", ""),
             "Accept": environ.get("HTTP_ACCEPT", ""),
@@ -320,7 +320,7 @@ def _refusal(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
     try:
         permissions.check(environ)
     except AwsError as error:
-        _read_body(environ)  # unread, it would be taken for the next request
+        calls.read_body(environ)  # unread, it would be taken for the next request
         return _reply_as_service(environ, start_response, calls.operation_of(environ) or "", error)
     return None
 
@@ -353,16 +353,6 @@ def _refuse_browsers(environ: Environ) -> None:
         raise AwsError("AccessDenied", "The local emulator does not answer browsers.", 403)
     if not _LOOPBACK_HOST.fullmatch(environ.get("HTTP_HOST", HOST)):
         raise AwsError("AccessDenied", "The local emulator answers to loopback names only.", 403)
-
-
-def _read_body(environ: Environ, limit: int | None = None) -> bytes:
-    stream = environ["wsgi.input"]
-    if environ.get("wsgi.input_terminated"):
-        body: bytes = stream.read() if limit is None else stream.read(limit + 1)
-    else:
-        length = int(environ.get("CONTENT_LENGTH") or 0)
-        body = stream.read(length if limit is None else min(length, limit + 1))
-    return body
 
 
 def _read_json(body: bytes) -> object:
