@@ -168,7 +168,7 @@ def _check_aws(settings: Settings, training: Mapping[str, Any] | None, *, deploy
     # Without it the provider would fall back, silently, to whatever credentials the worker has.
     get_connection(settings.aws_conn_id, "PMS_AWS_CONN_ID")
     client("sts").get_caller_identity()
-    ensure_bucket(client("s3"), settings.bucket)
+    ensure_bucket(client("s3"), settings.bucket, settings.prefix)
     model = client("sagemaker").meta.service_model
     trains_on = ("PMS_TRAINING_INSTANCE_TYPE", settings.training_instance_type)
     if training is not None:

@@ -54,7 +54,8 @@ class TrainingJob:
 
     def create(self, request: dict[str, Any]) -> None:
         """Starts it."""
-        self._hook.create_training_job(request, wait_for_completion=False, print_log=False)
+        # The provider's own method looks at the bucket as a whole first, which our role may not.
+        self._client.create_training_job(**request)
 
     def describe(self, name: str) -> dict[str, Any]:
         """Returns SageMaker's description."""
@@ -132,7 +133,7 @@ class TuningJob:
 
     def create(self, request: dict[str, Any]) -> None:
         """Starts it."""
-        self._hook.create_tuning_job(request, wait_for_completion=False)
+        self._client.create_hyper_parameter_tuning_job(**request)
 
     def describe(self, name: str) -> dict[str, Any]:
         """Returns SageMaker's description."""

@@ -43,12 +43,13 @@ def object_exists(s3: Any, uri: str) -> bool:
     return True
 
 
-def ensure_bucket(s3: Any, bucket: str) -> bool:
+def ensure_bucket(s3: Any, bucket: str, prefix: str) -> bool:
     """Creates a bucket in the client's region unless it exists; safe to repeat.
 
     Args:
         s3: boto3 S3 client.
         bucket: Name of the bucket.
+        prefix: The project's prefix in it.
 
     Returns:
         Whether it was created by this call.
@@ -57,14 +58,16 @@ def ensure_bucket(s3: Any, bucket: str) -> bool:
         SettingsError: The name belongs to somebody else, or may not be looked at.
         ClientError: S3 refused to create it.
     """
+    folder = f"{prefix.strip('/')}/".removeprefix("/")
     try:
-        s3.head_bucket(Bucket=bucket)
+        # Not HeadBucket: that is refused to a role which may list its own folder only.
+        s3.list_objects_v2(Bucket=bucket, Prefix=folder, MaxKeys=1)
         return False
     except ClientError as error:
         if error_code(error) in {"403", "AccessDenied"}:
             raise SettingsError(
                 f"Bucket {bucket!r} exists but this AWS connection may not use it: "
-                "choose another PMS_BUCKET or grant access."
+                "choose another PMS_BUCKET, or let it list the folder PMS_PREFIX."
             ) from error
         if not is_missing(error):
             raise

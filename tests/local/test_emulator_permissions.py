@@ -17,7 +17,7 @@ from moto.sts.models import sts_backends
 
 from include.local.emulator import permissions
 from include.local.emulator.needs import Need
-from tests.local.guarded import AIRFLOW, Guarded, guarding
+from tests.local.guarded import AIRFLOW, SAGEMAKER, Guarded, guarding
 from tests.operators.conftest import LOADER
 
 
@@ -141,6 +141,17 @@ def test_every_way_of_s3_is_held_against_the_key(guarded: Guarded) -> None:
     assert {refused(call)[0] for call in denied} == {"AccessDenied"}
     assert refused(lambda: s3.head_object(**outside))[0] == "403"
     assert s3.head_object(**inside)["ContentLength"] == 1
+
+
+@pytest.mark.parametrize("role", [AIRFLOW, SAGEMAKER])
+def test_a_role_may_list_the_projects_folder_and_nothing_beside_it(guarded: Guarded, role: str) -> None:
+    s3 = client(guarded, "s3", **guarded.assume(role))
+    for prefix in ("shop/", "shop/models/x"):
+        s3.list_objects_v2(Bucket="post-modern-stack", Prefix=prefix)
+    for beside in ({}, {"Prefix": ""}, {"Prefix": "shop"}, {"Prefix": "other/"}):
+        code, said = refused(lambda: s3.list_objects_v2(Bucket="post-modern-stack", **beside))  # noqa: B023
+        assert code == "AccessDenied" and "s3:ListBucket" in said
+    assert refused(lambda: s3.head_bucket(Bucket="post-modern-stack"))[0] == "403"
 
 
 POLICY = [

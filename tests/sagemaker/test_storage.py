@@ -38,7 +38,7 @@ def test_other_addresses_are_refused(uri: str) -> None:
 
 
 def test_object_is_found_once_it_is_there(s3: Any) -> None:
-    assert ensure_bucket(s3, "shop")
+    assert ensure_bucket(s3, "shop", "a")
     assert not object_exists(s3, "s3://shop/a")
     s3.put_object(Bucket="shop", Key="a", Body=b"")
     assert object_exists(s3, "s3://shop/a")
@@ -47,19 +47,19 @@ def test_object_is_found_once_it_is_there(s3: Any) -> None:
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
 def test_bucket_is_made_once_in_the_clients_region(s3: Any, region: str) -> None:
     client: Any = boto3.client("s3", region, aws_access_key_id="x", aws_secret_access_key="x")
-    assert ensure_bucket(client, "shop")
-    assert not ensure_bucket(client, "shop")
+    assert ensure_bucket(client, "shop", "a")
+    assert not ensure_bucket(client, "shop", "a")
     assert (client.get_bucket_location(Bucket="shop")["LocationConstraint"] or "us-east-1") == region
 
 
 @pytest.mark.parametrize(
-    ("look", "create"), [(("403", 403), None), (("404", 404), ("BucketAlreadyExists", 409))]
+    ("look", "create"), [(("AccessDenied", 403), None), (("NoSuchBucket", 404), ("BucketAlreadyExists", 409))]
 )
 def test_bucket_of_somebody_else_is_a_setting_to_change(look: Any, create: Any) -> None:
     client: Any = boto3.client("s3", "us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
     with Stubber(client) as stub:
-        stub.add_client_error("head_bucket", *[look[0]], http_status_code=look[1])
+        stub.add_client_error("list_objects_v2", *[look[0]], http_status_code=look[1])
         if create:
             stub.add_client_error("create_bucket", *[create[0]], http_status_code=create[1])
         with pytest.raises(SettingsError, match="PMS_BUCKET"):
-            ensure_bucket(client, "shop")
+            ensure_bucket(client, "shop", "a")
