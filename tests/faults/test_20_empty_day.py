@@ -81,7 +81,14 @@ def test_a_skipped_export_leaves_nothing_to_do_for_the_rest_of_the_run(pipeline:
     export_task = pipeline.get_task("export.export_snapshot")
     rest = export_task.get_flat_relatives(upstream=False)
     assert {task.task_id for task in rest} >= {"train.train_model", "deploy.deploy_endpoint", "clean_up"}
-    skipping = {TriggerRule.ALL_SUCCESS, TriggerRule.ALL_DONE_SETUP_SUCCESS}
+    # Of what waits for one success, nothing comes from elsewhere.
+    one = [task for task in rest if task.trigger_rule == TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS]
+    assert all(task.upstream_task_ids <= {task.task_id for task in rest} for task in one)
+    skipping = {
+        TriggerRule.ALL_SUCCESS,
+        TriggerRule.ALL_DONE_SETUP_SUCCESS,
+        TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+    }
     others = [task for task in rest if task.trigger_rule not in skipping]
     assert [task.task_id for task in others] == ["gate.register_model"]
     with pytest.raises(AirflowSkipException, match="no verdict"):
