@@ -13,7 +13,8 @@ installation in the same account and region has it, too, and is on the list.
 
 **Triage.** *plan* skips where there is nothing to delete. *approve* failed: somebody said no, or nobody
 answered in time. *delete* names everything that it could not delete, and why; clear it to try those again.
-What has changed since the plan is left and named in its log: trigger a new run for it. Alarms and roles are
+What has changed since the plan, and what an endpoint needs that is still there, is left and named in its
+log: trigger a new run for it. Alarms and roles are
 of the CloudFormation stack `include/cloud/aws.yaml`, earlier versions of files are the bucket's lifecycle's:
 neither goes here.
 """
@@ -63,7 +64,15 @@ def tear_down() -> None:
     """Wires the dry run, the question and the deletion."""
     plan = PlanTearDownOperator(task_id="plan", data="{{ params.data }}", registry="{{ params.registry }}")
     approve = ApproveTearDownOperator(task_id="approve", plan=plan.output, hours="{{ params.hours }}")
-    delete = TearDownOperator(task_id="delete", plan=plan.output, approved=approve.output)
+    delete = TearDownOperator(
+        task_id="delete",
+        plan=plan.output,
+        approved=approve.output,
+        # An endpoint that is being updated cannot be deleted: in all, the tries outlast an update.
+        retries=8,
+        retry_exponential_backoff=True,
+        max_retry_delay=timedelta(minutes=10),
+    )
     chain(plan, approve, delete)
 
 

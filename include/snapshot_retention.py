@@ -11,13 +11,13 @@ from typing import Any
 
 from include.contracts import Snapshot
 from include.runs import list_runs, read_record
+from include.sagemaker.storage import delete_objects
 from include.snapshots import MANIFEST, SNAPSHOT_ID, list_files, list_snapshots
 
 # An export may still be at work on what is younger, and a run may be about to train on it.
 YOUNG = timedelta(days=1)
 _PART = re.compile(rf"({SNAPSHOT_ID})/(.+)")
 _DRIFT = re.compile(rf"({SNAPSHOT_ID})/({SNAPSHOT_ID})\.json")
-_AT_A_TIME = 1000  # DeleteObjects' own limit
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,7 @@ def delete_snapshot(client: Any, uri: str) -> int:
     names = sorted(list_files(client, uri), key=lambda name: name != MANIFEST)
     if MANIFEST in names:
         client.delete_object(Bucket=bucket, Key=folder + MANIFEST)
-    for start in range(0, len(names), _AT_A_TIME):
-        keys = [{"Key": folder + name} for name in names[start : start + _AT_A_TIME]]
-        answer = client.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-        if refused := answer.get("Errors"):
-            raise OSError(f"S3 did not delete {refused[0]['Key']}: {refused[0].get('Message', '')}")
+    delete_objects(client, bucket, [folder + name for name in names])
     return len(names)
 
 

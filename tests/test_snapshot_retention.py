@@ -11,6 +11,7 @@ from moto import mock_aws
 
 from include.contracts import Snapshot
 from include.runs import write_record
+from include.sagemaker.errors import is_permanent
 from include.snapshot_retention import (
     Folder,
     compared_with,
@@ -140,3 +141,14 @@ def test_a_removal_that_is_killed_leaves_no_snapshot(s3: Any, monkeypatch: pytes
     assert delete_snapshot(s3, uri) == 2
     assert delete_snapshot(s3, uri) == 0
     assert len(list_files(s3, uri.replace(A, B))) == 1
+
+
+def test_an_object_that_may_not_be_deleted_is_no_matter_of_time(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(s3, f"shop/snapshots/{A}/train/part-0.parquet")
+    refused = {"Key": "part-0.parquet", "Code": "AccessDenied", "Message": "Access Denied"}
+    monkeypatch.setattr(s3, "delete_objects", lambda **_: {"Errors": [refused]})
+    with pytest.raises(ClientError, match=r"part-0\.parquet: Access Denied") as failure:
+        delete_snapshot(s3, f"s3://{BUCKET}/shop/snapshots/{A}/")
+    assert is_permanent(failure.value)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
@@ -13,7 +14,7 @@ from botocore.exceptions import ClientError
 from include.contracts import Snapshot
 from include.operators.guard import aws_faults, read_claim
 from include.sagemaker.errors import is_missing
-from include.sagemaker.inventory import configs_in_use
+from include.sagemaker.inventory import in_use
 from include.sagemaker.retention import Surplus, snapshots_in_training, surplus, take_stock
 from include.settings import Settings, get_settings
 from include.snapshot_retention import (
@@ -66,19 +67,25 @@ class CleanUpOperator(BaseOperator):
         return dict(gone)
 
     def _serving(self, client: Any, old: Surplus) -> dict[str, list[str]]:
-        # Looked at again: an endpoint may have moved meanwhile.
-        in_use = configs_in_use(client)
-        configs = [name for name in old.configs if name not in in_use]
-        return {
-            "endpoint_configs": _delete(
-                configs, lambda name: client.delete_endpoint_config(EndpointConfigName=name)
-            ),
-            # After their configurations, which a killed clean-up could not know to be the project's else.
-            "models": _delete(
-                old.models if configs == list(old.configs) else (),
-                lambda name: client.delete_model(ModelName=name),
-            ),
-        }
+        gone: dict[str, list[str]] = {"endpoint_configs": [], "models": []}
+        left = False
+        # Looked at again before each: an endpoint may go back to an old one at any moment.
+        for name in old.configs:
+            now = in_use(client)
+            if not now.known or name in now.configs:
+                left = True
+            elif _deleted(partial(client.delete_endpoint_config, EndpointConfigName=name)):
+                gone["endpoint_configs"].append(name)
+        # After their configurations, which a killed clean-up could not know to be the project's else.
+        for name in () if left else old.models:
+            now = in_use(client)
+            if (
+                now.known
+                and name not in now.models
+                and _deleted(partial(client.delete_model, ModelName=name))
+            ):
+                gone["models"].append(name)
+        return gone
 
     def _snapshots(
         self, hook: SageMakerHook, settings: Settings, old: Surplus, own: str, now: datetime
@@ -95,17 +102,15 @@ class CleanUpOperator(BaseOperator):
         return names
 
 
-def _delete(names: Iterable[str], delete: Callable[[str], object]) -> list[str]:
-    """Deletes things that may be gone already; returns the names of those that this call deleted."""
-    deleted = []
-    for name in names:
-        try:
-            delete(name)
-            deleted.append(name)
-        except ClientError as error:
-            if not is_missing(error):
-                raise
-    return deleted
+def _deleted(delete: Callable[[], object]) -> bool:
+    """Deletes something; tells whether it was still there."""
+    try:
+        delete()
+    except ClientError as error:
+        if is_missing(error):
+            return False
+        raise
+    return True
 
 
 def _now() -> datetime:

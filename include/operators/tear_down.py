@@ -118,7 +118,8 @@ class TearDownOperator(BaseOperator):
     """Deletes what was planned and agreed to, and nothing else; goes on after a failure.
 
     What has changed since the plan is left and named: an endpoint on another configuration, files that were
-    written later, a group with new versions. Safe to repeat.
+    written later, a group with new versions; and so is what an endpoint needs that is still there. Safe to
+    repeat.
 
     Args:
         plan: The `PlanClaim`.

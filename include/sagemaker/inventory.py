@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from botocore.exceptions import ClientError
 
@@ -106,21 +106,58 @@ def seen(ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
         return None
 
 
-def configs_in_use(client: Any) -> set[str]:
-    """Returns the endpoint configurations that the endpoints are on or move to, whoever made them."""
-    names: set[str] = set()
+class InUse(NamedTuple):
+    """What the endpoints of the account and region need, whoever made them.
+
+    Attributes:
+        configs: The configurations that they are on or move to, each with its models.
+        known: Whether that is all: False where an endpoint or its configuration may not be looked at, or
+            the configuration was deleted.
+    """
+
+    configs: Mapping[str, set[str]]
+    known: bool
+
+    @property
+    def models(self) -> set[str]:
+        """The models of those configurations."""
+        return set().union(*self.configs.values())
+
+
+def in_use(client: Any) -> InUse:
+    """Looks at what the endpoints are on and move to, and at what that serves."""
+    configs: dict[str, set[str]] = {}
+    known = True
     for item in listed(client, "endpoint"):
-        found = seen(partial(client.describe_endpoint, EndpointName=item.name))
-        told = found or {}
-        names |= {
-            str(part["EndpointConfigName"])
-            for part in (told, told.get("PendingDeploymentSummary", {}))
-            if part.get("EndpointConfigName")
-        }
-    return names
+        try:
+            told = existing(partial(client.describe_endpoint, EndpointName=item.name)) or {}
+        except ClientError as error:
+            if not is_denied(error):
+                raise
+            log.warning("What endpoint %s serves may not be looked at: %s", item.name, explain(error))
+            known = False
+            continue
+        for part in (told, told.get("PendingDeploymentSummary", {})):
+            name = str(part.get("EndpointConfigName", ""))
+            if name and name not in configs:
+                config = seen(partial(client.describe_endpoint_config, EndpointConfigName=name))
+                known = known and config is not None
+                configs[name] = models_of(config or {})
+    return InUse(configs, known)
 
 
 def models_of(config: Mapping[str, Any]) -> set[str]:
     """Returns the models of a configuration's variants, those of a shadow test too."""
     variants = [*config.get("ProductionVariants", []), *config.get("ShadowProductionVariants", [])]
     return {str(variant["ModelName"]) for variant in variants if variant.get("ModelName")}
+
+
+def files_of_model(model: Mapping[str, Any]) -> set[str]:
+    """Returns what a model's containers are made from: addresses on S3."""
+    containers = [model.get("PrimaryContainer", {}), *model.get("Containers", [])]
+    sources = [
+        container.get("ModelDataUrl")
+        or container.get("ModelDataSource", {}).get("S3DataSource", {}).get("S3Uri")
+        for container in containers
+    ]
+    return {str(source) for source in sources if source}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,13 +13,14 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from include.sagemaker.errors import explain, is_busy, is_missing, is_permanent
-from include.sagemaker.inventory import configs_in_use, existing, models_of
-from include.sagemaker.storage import parse_s3_uri
+from include.sagemaker.inventory import InUse, existing, files_of_model, in_use, models_of, seen
+from include.sagemaker.storage import delete_objects, parse_s3_uri
 from include.sagemaker.tear_down import ORDER, Clients, Kind, Plan, Thing, files_in, packages_in
 
 WAIT_SECONDS = 900
-_AT_A_TIME = 1000  # DeleteObjects' own limit
 DELETED, GONE = "deleted", "gone already"
+ANEW, NEEDED = "it was made anew since the plan", "an endpoint still needs it"
+log = logging.getLogger(__name__)
 
 
 class NotYetError(Exception):
@@ -72,8 +74,8 @@ class Removal:
         removers: Mapping[Kind, Callable[[Thing], str]] = {
             "tuning_job": self._stop_search,
             "training_job": self._stop_job,
-            "scalable_target": self._scalable_target,
             "endpoint": self._endpoint,
+            "scalable_target": self._scalable_target,
             "endpoint_config": self._config,
             "model": self._model,
             "model_package": self._package,
@@ -115,79 +117,98 @@ class Removal:
         self._client.stop_training_job(TrainingJobName=thing.name)
         return DELETED
 
+    def _endpoint(self, thing: Thing) -> str:
+        told = self._client.describe_endpoint(EndpointName=thing.name)
+        if _is_another(thing, told):
+            return ANEW
+        if told["EndpointConfigName"] != thing.state:
+            return f"it is on {told['EndpointConfigName']} now, and was on {thing.state}"
+        self._client.delete_endpoint(EndpointName=thing.name)
+        return DELETED
+
     def _scalable_target(self, thing: Thing) -> str:
         endpoint = thing.name.split("/")[0]
-        for planned in self._plan.of("endpoint"):
-            if planned.name == endpoint and (changed := self._change_of(planned)):
-                return changed
+        # One that could not be deleted goes on answering, with as many machines as it takes.
+        if self._status(endpoint) not in {None, "Deleting"}:
+            return f"endpoint {endpoint} is still there"
         self._clients.scaling.deregister_scalable_target(
             ServiceNamespace="sagemaker", ResourceId=f"endpoint/{thing.name}", ScalableDimension=thing.state
         )
         return DELETED
 
-    def _endpoint(self, thing: Thing) -> str:
-        if changed := self._change_of(thing):
-            return changed
-        self._client.delete_endpoint(EndpointName=thing.name)
-        return DELETED
-
-    def _change_of(self, planned: Thing) -> str:
-        """Returns how an endpoint has changed since the plan; empty where it has not, or is gone."""
-        told = existing(lambda: self._client.describe_endpoint(EndpointName=planned.name))
-        if told is None:
-            return ""
-        if _is_another(planned, told):
-            return "it was made anew since the plan"
-        if told["EndpointConfigName"] != planned.state:
-            return f"it is on {told['EndpointConfigName']} now, and was on {planned.state}"
-        return ""
+    def _status(self, endpoint: str) -> str | None:
+        told = existing(lambda: self._client.describe_endpoint(EndpointName=endpoint))
+        return None if told is None else str(told["EndpointStatus"])
 
     @cached_property
-    def _in_use(self) -> dict[str, set[str]]:
-        """The configurations of the endpoints that are still there, with their models."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while any(self._is_being_deleted(thing.name) for thing in self._plan.of("endpoint")):
-            if time.monotonic() > deadline:
+    def _deadline(self) -> float:
+        return time.monotonic() + WAIT_SECONDS
+
+    @cached_property
+    def _survivors(self) -> list[str]:
+        """The planned endpoints that are there once all that are being deleted are gone."""
+        endpoints = [thing.name for thing in self._plan.of("endpoint")]
+        while "Deleting" in (found := {name: self._status(name) for name in endpoints}).values():
+            if time.monotonic() > self._deadline:
                 raise NotYetError(f"An endpoint is still being deleted after {WAIT_SECONDS} s.")
             time.sleep(self._poll_seconds)
-        found: dict[str, set[str]] = {}
-        for name in configs_in_use(self._client):
-            config = existing(partial(self._client.describe_endpoint_config, EndpointConfigName=name))
-            found[name] = models_of(config or {})
-        return found
+        return [name for name, status in found.items() if status is not None]
 
-    def _is_being_deleted(self, endpoint: str) -> bool:
-        told = existing(lambda: self._client.describe_endpoint(EndpointName=endpoint))
-        return told is not None and told["EndpointStatus"] == "Deleting"
+    @cached_property
+    def _in_use(self) -> InUse:
+        """What the endpoints need that are still there; of others' what may be looked at."""
+        if self._survivors:
+            log.warning("Still there: %s.", ", ".join(self._survivors))
+        return in_use(self._client)
+
+    @cached_property
+    def _artefacts(self) -> set[str]:
+        """The files on S3 that the models of all endpoints were made from."""
+        models = (seen(partial(self._client.describe_model, ModelName=name)) for name in self._in_use.models)
+        return set().union(*(files_of_model(model or {}) for model in models))
 
     def _config(self, thing: Thing) -> str:
-        if thing.name in self._in_use:
+        if thing.name in self._in_use.configs:
             return "an endpoint is on it"
         told = self._client.describe_endpoint_config(EndpointConfigName=thing.name)
         if _is_another(thing, told):
-            return "it was made anew since the plan"
+            return ANEW
+        # A shadow test, or an update that fails, goes back to it.
+        if models_of(told) & self._in_use.models:
+            return "an endpoint serves its model"
         self._client.delete_endpoint_config(EndpointConfigName=thing.name)
         return DELETED
 
     def _model(self, thing: Thing) -> str:
-        if any(thing.name in models for models in self._in_use.values()):
+        if thing.name in self._in_use.models:
             return "an endpoint serves it"
         if _is_another(thing, self._client.describe_model(ModelName=thing.name)):
-            return "it was made anew since the plan"
+            return ANEW
         self._client.delete_model(ModelName=thing.name)
         return DELETED
 
     def _package(self, thing: Thing) -> str:
+        told = self._client.describe_model_package(ModelPackageName=thing.name)
+        if _is_another(thing, told):
+            return ANEW
+        containers = {"Containers": told.get("InferenceSpecification", {}).get("Containers", [])}
+        if self._survivors or files_of_model(containers) & self._artefacts:
+            return NEEDED
         self._client.delete_model_package(ModelPackageName=thing.name)
         return DELETED
 
     def _group(self, thing: Thing) -> str:
+        told = self._client.describe_model_package_group(ModelPackageGroupName=thing.name)
+        if _is_another(thing, told):
+            return ANEW
         if any(True for _ in packages_in(self._client, thing.name)):
-            return "it holds versions that were registered since the plan, or could not be deleted"
+            return "it holds versions that were registered since the plan, or were not deleted"
         self._client.delete_model_package_group(ModelPackageGroupName=thing.name)
         return DELETED
 
     def _files(self, thing: Thing) -> str:
+        if self._survivors or any(uri.startswith(f"{thing.name}/") for uri in self._artefacts):
+            return NEEDED
         s3, (bucket, _) = self._clients.s3, parse_s3_uri(thing.name)
         made = datetime.fromisoformat(self._plan.made)
         old: list[str] = []
@@ -197,11 +218,7 @@ class Removal:
                 old.append(key)
             else:
                 later += 1
-        for start in range(0, len(old), _AT_A_TIME):
-            keys = [{"Key": key} for key in old[start : start + _AT_A_TIME]]
-            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-            if refused := answer.get("Errors"):
-                raise NotYetError(f"S3 did not delete {refused[0]['Key']}: {refused[0].get('Message', '')}")
+        delete_objects(s3, bucket, old)
         if later:
             return f"{later:,} files were written since the plan; the other {len(old):,} are deleted"
         return DELETED if old else GONE

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from include.sagemaker.inventory import Item, configs_in_use, existing, listed, models_of, ours, seen
+from include.sagemaker.inventory import Item, existing, in_use, listed, models_of, ours, seen
 from include.sagemaker.naming import PREFIX
 from include.sagemaker.registry import Package, list_packages
 from include.settings import Settings
@@ -116,16 +116,12 @@ def take_stock(client: Any, settings: Settings) -> Stock | None:
         settings: Name the registry's group and the project's place on S3.
 
     Returns:
-        None where the configuration of an endpoint was deleted or may not be looked at: what the endpoint
-        serves cannot be known then, and nothing may go.
+        None where it cannot be known what an endpoint serves, because the endpoint or its configuration may
+        not be looked at, or the configuration was deleted: nothing may go then.
     """
-    in_use = configs_in_use(client)
-    served: set[str] = set()
-    for name in in_use:
-        config = seen(partial(client.describe_endpoint_config, EndpointConfigName=name))
-        if config is None:
-            return None
-        served |= models_of(config)
+    needed = in_use(client)
+    if not needed.known:
+        return None
     models = tuple(_models(client, settings))
     names = {model.name for model in models}
     packages = list_packages(client, settings.model_package_group)
@@ -133,8 +129,8 @@ def take_stock(client: Any, settings: Settings) -> Stock | None:
         configs=tuple(_configs(client, names)),
         models=models,
         approved=tuple(package for package in packages if package.approval == "Approved"),
-        in_use=frozenset(in_use),
-        served=frozenset(served),
+        in_use=frozenset(needed.configs),
+        served=frozenset(needed.models),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,6 +10,8 @@ from botocore.exceptions import ClientError
 
 from include.contracts import BadInputError, SettingsError
 from include.sagemaker.errors import error_code, is_missing
+
+_AT_A_TIME = 1000  # DeleteObjects' own limit
 
 
 def parse_s3_uri(uri: str) -> tuple[str, str]:
@@ -41,6 +44,25 @@ def object_exists(s3: Any, uri: str) -> bool:
             return False
         raise
     return True
+
+
+def delete_objects(s3: Any, bucket: str, keys: Sequence[str]) -> None:
+    """Deletes objects; one that is not there is no fault.
+
+    Args:
+        s3: boto3 S3 client.
+        bucket: Name of the bucket.
+        keys: Any number of keys.
+
+    Raises:
+        ClientError: S3 did not delete one of them; the answer to the request as a whole does not say so.
+    """
+    for start in range(0, len(keys), _AT_A_TIME):
+        objects = [{"Key": key} for key in keys[start : start + _AT_A_TIME]]
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        for refused in answer.get("Errors", []):
+            said = f"s3://{bucket}/{refused['Key']}: {refused.get('Message', '')}"
+            raise ClientError({"Error": {"Code": refused["Code"], "Message": said}}, "DeleteObjects")
 
 
 def ensure_bucket(s3: Any, bucket: str, prefix: str) -> bool:

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from include.contracts import BadInputError, Contract, SettingsError
 from include.sagemaker.errors import error_code
 from include.sagemaker.inventory import Item, listed, ours, seen
+from include.sagemaker.naming import PREFIX
 from include.sagemaker.prices import HOURS_A_MONTH, Prices
 from include.sagemaker.storage import parse_s3_uri
 from include.settings import Settings
@@ -25,8 +26,8 @@ MOST_SHOWN = 25
 Kind = Literal[
     "tuning_job",
     "training_job",
-    "scalable_target",
     "endpoint",
+    "scalable_target",
     "endpoint_config",
     "model",
     "model_package",
@@ -36,8 +37,8 @@ Kind = Literal[
 WORDS: dict[Kind, str] = {
     "tuning_job": "Running searches, to be stopped",
     "training_job": "Running training jobs, to be stopped",
-    "scalable_target": "Autoscaling of endpoints",
     "endpoint": "Endpoints",
+    "scalable_target": "Autoscaling of endpoints",
     "endpoint_config": "Endpoint configurations",
     "model": "Models",
     "model_package": "Versions in the registry",
@@ -160,8 +161,10 @@ def plan_of(clients: Clients, settings: Settings, prices: Prices, *, data: bool,
     things += _tagged(client, "tuning_job", StatusEquals="InProgress")
     things += _tagged(client, "training_job", StatusEquals="InProgress")
     endpoints = list(_endpoints(client, prices))
-    things += [*_scalable_targets(clients.scaling, {thing.name for thing in endpoints}), *endpoints]
-    things += [*_tagged(client, "endpoint_config"), *_tagged(client, "model")]
+    things += [*endpoints, *_scalable_targets(clients.scaling, {thing.name for thing in endpoints})]
+    # Asked by name first: to see an account's every tag takes a call for each.
+    things += _tagged(client, "endpoint_config", NameContains=PREFIX)
+    things += _tagged(client, "model", NameContains=PREFIX)
     if registry:
         things += _registry(client)
     if data:
@@ -219,15 +222,16 @@ def _scalable_targets(scaling: Any, endpoints: set[str]) -> Iterator[Thing]:
 def _registry(client: Any) -> Iterator[Thing]:
     groups: list[Item] = [item for item, _ in ours(client, listed(client, "model_package_group"))]
     for group in groups:
-        for arn in packages_in(client, group.name):
-            yield Thing(kind="model_package", name=arn, state=group.name)
+        for arn, created in packages_in(client, group.name):
+            yield Thing(kind="model_package", name=arn, created=created, state=group.name)
     yield from (Thing(kind="model_package_group", name=group.name, created=group.created) for group in groups)
 
 
-def packages_in(client: Any, group: str) -> Iterator[str]:
-    """Yields the ARN of every version of a group."""
+def packages_in(client: Any, group: str) -> Iterator[tuple[str, str]]:
+    """Yields ARN and ISO moment (UTC) of every version of a group."""
     for page in client.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group):
-        yield from (str(entry["ModelPackageArn"]) for entry in page["ModelPackageSummaryList"])
+        for entry in page["ModelPackageSummaryList"]:
+            yield str(entry["ModelPackageArn"]), entry["CreationTime"].astimezone(UTC).isoformat()
 
 
 def _files(s3: Any, settings: Settings) -> Iterator[Thing]:

@@ -186,6 +186,22 @@ def test_a_job_may_read_data_and_write_models_and_nothing_else(guarded: Guarded)
         )
 
 
+def test_what_another_endpoint_serves_may_be_seen_and_nothing_be_done_to_it(guarded: Guarded) -> None:
+    client = guarded.client_as(AIRFLOW, "sagemaker")
+    for ask in (
+        lambda: client.describe_endpoint(EndpointName="theirs"),
+        lambda: client.describe_endpoint_config(EndpointConfigName="theirs"),
+    ):
+        with pytest.raises(ClientError, match="Could not find"):
+            ask()
+    for deny in (
+        lambda: client.delete_endpoint(EndpointName="theirs"),
+        lambda: client.delete_endpoint_config(EndpointConfigName="theirs"),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            deny()
+
+
 def test_another_bucket_is_denied_to_both(guarded: Guarded) -> None:
     guarded.client("s3").create_bucket(Bucket="somebody-elses")
     guarded.client("s3").put_object(Bucket="somebody-elses", Key="shop/x", Body=b"secret")
@@ -225,7 +241,7 @@ def test_without_a_statement_no_job_is_started_and_the_message_names_what_is_mis
     [
         ("KeepRegistry", "sagemaker:DescribeModelPackageGroup"),
         ("MakeModels", "sagemaker:DescribeModel"),
-        ("ServeModels", "sagemaker:DescribeEndpoint"),
+        ("ServeModels", "sagemaker:(Create|Update)Endpoint"),
     ],
 )
 def test_without_a_statement_the_deploy_fails_at_once_and_says_why(

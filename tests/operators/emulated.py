@@ -87,6 +87,11 @@ def wipe(cloud: Cloud) -> None:
         client.delete_endpoint_config(EndpointConfigName=name)
     for name in there["models"]:
         client.delete_model(ModelName=name)
+    for group in client.list_model_package_groups()["ModelPackageGroupSummaryList"]:
+        name = group["ModelPackageGroupName"]
+        for version in client.list_model_packages(ModelPackageGroupName=name)["ModelPackageSummaryList"]:
+            client.delete_model_package(ModelPackageName=version["ModelPackageArn"])
+        client.delete_model_package_group(ModelPackageGroupName=name)
     for page in cloud.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
         for entry in page.get("Contents", []):
             cloud.s3.delete_object(Bucket=BUCKET, Key=entry["Key"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from include.settings import get_settings
 from include.snapshots import MANIFEST
 from tests.local.cloud import BUCKET, Cloud, started
 from tests.operators.emulated import connect, make_config, make_endpoint, make_model, names, wipe
+from tests.operators.fake_sagemaker import refusal
 from tests.test_snapshot_retention import a_manifest
 
 SNAPSHOTS = [f"snap-{digit * 16}" for digit in "0123"]
@@ -127,14 +129,60 @@ def test_a_thing_that_another_clean_up_took_is_no_fault(
     assert clean(own) == {"endpoint_configs": ["pms-1-config"], "models": ["pms-1"], "snapshots": []}
 
 
-def test_a_configuration_that_went_live_meanwhile_stays_with_its_model(
-    cloud: Cloud, days_later: None, monkeypatch: pytest.MonkeyPatch
+def patched(monkeypatch: pytest.MonkeyPatch, cloud: Cloud, around: Callable[..., Any]) -> None:
+    """Has every call of a client go through a function that is given the one to call."""
+    passed_on = type(cloud.sagemaker)._make_api_call
+
+    def call(client: Any, operation: str, request: Any) -> Any:
+        return around(partial(passed_on, client, operation, request), operation, request)
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", call)
+
+
+@pytest.mark.parametrize("operation", ["DeleteEndpointConfig", "DeleteModel"])
+def test_what_goes_live_while_others_are_deleted_stays(
+    cloud: Cloud, days_later: None, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    for number in range(3):
+    """A roll-back chooses what is next to go, after the first of its kind went."""
+    for number in range(4):
         make_model(cloud, f"pms-{number}")
     own = export(cloud, SNAPSHOTS[3], "2026-12-04")
-    monkeypatch.setattr(clean_up, "configs_in_use", lambda client: {"pms-0-config"})
+    begun: list[str] = []
+
+    def roll_back(call: Callable[[], Any], asked: str, request: Any) -> Any:
+        answer = call()
+        if asked == operation and not begun:
+            begun.append(asked)
+            if operation == "DeleteModel":
+                make_config(cloud, "pms-0-config", "pms-0")
+            make_endpoint(cloud, "shop-recommender", "pms-0-config")
+        return answer
+
+    with monkeypatch.context() as meanwhile:
+        patched(meanwhile, cloud, roll_back)
+        gone = clean(own)
+    assert begun and "pms-0" in names(cloud)["models"] and "pms-0-config" in names(cloud)["configs"]
+    assert "pms-0" not in gone["models"]
+    assert cloud.invoke("shop-recommender")["model"] == "fine"
+
+
+@pytest.mark.parametrize("operation", ["DescribeEndpoint", "DescribeEndpointConfig"])
+def test_an_endpoint_that_may_not_be_looked_at_stops_the_clean_up(
+    cloud: Cloud, days_later: None, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    for number in range(4):
+        make_model(cloud, f"pms-{number}")
+    make_endpoint(cloud, "theirs", make_config(cloud, "theirs", "pms-0", tags=FOREIGN), FOREIGN)
+    own = export(cloud, SNAPSHOTS[3], "2026-12-04")
+
+    def denied(call: Callable[[], Any], asked: str, request: Any) -> Any:
+        if asked == operation and "theirs" in request.values():
+            raise refusal(operation, "AccessDeniedException", "not authorized")
+        return call()
+
+    patched(monkeypatch, cloud, denied)
     assert clean(own) == {"endpoint_configs": [], "models": [], "snapshots": []}
+    assert "pms-0" in names(cloud)["models"]
 
 
 def test_an_endpoint_that_cannot_be_known_stops_the_clean_up(cloud: Cloud, days_later: None) -> None:

@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import (
 
 from include.operators.approve_model import ApprovalRefusedError
 from include.operators.tear_down import ApproveTearDownOperator, PlanTearDownOperator, TearDownOperator
+from include.sagemaker import removal
 from include.sagemaker.registry import ensure_group
 from include.sagemaker.tear_down import PlanClaim
 from include.settings import get_settings
@@ -138,33 +139,163 @@ def test_an_endpoint_that_has_moved_since_the_plan_goes_on_answering(cloud: Clou
     make_endpoint(cloud, "shop-recommender", make_model(cloud, "pms-1"))
     scale(cloud, "shop-recommender")
     newer = make_config(cloud, "pms-1-other-config", "pms-1")
-    claim = plan()
+    make_model(cloud, "pms-2")
+    claim = plan(data=True, registry=True)
     cloud.sagemaker.update_endpoint(EndpointName="shop-recommender", EndpointConfigName=newer)
     assert cloud.settled("shop-recommender")["EndpointConfigName"] == newer
     left = delete(claim)["left"]
     assert "is on pms-1-other-config now" in left["endpoint shop-recommender"]
     assert left["endpoint_config pms-1-other-config"] == "an endpoint is on it"
+    # A shadow test, or an update that fails, goes back to it.
+    assert left["endpoint_config pms-1-config"] == "an endpoint serves its model"
     assert left["model pms-1"] == "an endpoint serves it"
+    assert left[f"objects s3://{BUCKET}/shop"] == "an endpoint still needs it"
     assert "scalable_target shop-recommender/variant/AllTraffic" in left
-    assert names(cloud)["configs"] == {newer} and scaled(cloud) == {"shop-recommender"}
+    assert names(cloud)["configs"] == {newer, "pms-1-config"} and scaled(cloud) == {"shop-recommender"}
+    assert names(cloud)["models"] == {"pms-1"}
     assert cloud.invoke("shop-recommender")["model"] == "fine"
+    assert artefacts(cloud) >= {"shop/models/pms-1/output/model.tar.gz"}
+
+
+def artefacts(cloud: Cloud) -> set[str]:
+    return {entry["Key"] for entry in cloud.s3.list_objects_v2(Bucket=BUCKET)["Contents"]}
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "worth_retry"),
+    [
+        ("AccessDeniedException", "not authorized", False),
+        ("ValidationException", "Cannot update in-progress endpoint", True),
+    ],
+)
+def test_an_endpoint_that_could_not_be_deleted_keeps_all_that_it_needs(
+    cloud: Cloud, code: str, said: str, worth_retry: bool
+) -> None:
+    make_endpoint(cloud, "shop-recommender", make_model(cloud, "pms-1"))
+    scale(cloud, "shop-recommender")
+    ensure_group(cloud.sagemaker, "shop-recommender")
+    version = register(cloud, "shop-recommender")
+    claim = plan(data=True, registry=True)
+    before, files = names(cloud), artefacts(cloud)
+    cloud.set_faults("POST", [{"operation": "DeleteEndpoint", "code": code, "status": 400, "reason": said}])
+    try:
+        with pytest.raises(AirflowException, match="1 things could not") as fault:
+            delete(claim)
+    finally:
+        cloud.set_faults("DELETE")
+    assert isinstance(fault.value, AirflowFailException) is not worth_retry
+    assert (names(cloud), artefacts(cloud)) == (before, files)
+    assert scaled(cloud) == {"shop-recommender"}
+    cloud.sagemaker.describe_model_package(ModelPackageName=version)
+    assert delete(claim) == {"deleted": 7, "gone": 0, "left": {}}
+
+
+def test_another_persons_endpoint_keeps_what_its_model_was_made_from(cloud: Cloud) -> None:
+    make_endpoint(cloud, "theirs", make_model(cloud, "pms-theirs", tags=OTHERS), OTHERS)
+    ensure_group(cloud.sagemaker, "shop-recommender")
+    register(cloud, "shop-recommender", "shop/models/pms-theirs/output/model.tar.gz")
+    other = register(cloud, "shop-recommender")
+    left = delete(plan(data=True, registry=True))["left"]
+    assert {kind.split()[0] for kind in left} == {"model_package", "model_package_group", "objects"}
+    assert f"model_package {other}" not in left
+    assert artefacts(cloud) >= {"shop/models/pms-theirs/output/model.tar.gz"}
+
+
+def test_endpoints_that_are_long_in_going_are_waited_for_once(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_endpoint(cloud, "shop-recommender", make_model(cloud, "pms-1"))
+    make_model(cloud, "pms-2")
+    claim = plan(data=True)
+    monkeypatch.setattr(removal, "WAIT_SECONDS", 2)
+    passed_on = type(cloud.sagemaker)._make_api_call
+
+    def never_gone(client: Any, operation: str, request: Any) -> Any:
+        if operation == "DeleteEndpoint":
+            return {}
+        answer = passed_on(client, operation, request)
+        return {**answer, "EndpointStatus": "Deleting"} if operation == "DescribeEndpoint" else answer
+
+    begun = time.monotonic()
+    with monkeypatch.context() as for_now, pytest.raises(AirflowException, match="5 things") as fault:
+        for_now.setattr("botocore.client.BaseClient._make_api_call", never_gone)
+        delete(claim)
+    assert not isinstance(fault.value, AirflowFailException)
+    assert time.monotonic() - begun < 6
+    assert delete(claim) == {"deleted": 6, "gone": 0, "left": {}}
+
+
+def test_files_that_may_not_be_deleted_are_no_matter_of_time(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.put("shop/old", b"x")
+    claim = plan(data=True)
+    passed_on = type(cloud.sagemaker)._make_api_call
+
+    def refused(client: Any, operation: str, request: Any) -> Any:
+        if operation == "DeleteObjects":
+            return {"Errors": [{"Key": "shop/old", "Code": "AccessDenied", "Message": "Access Denied"}]}
+        return passed_on(client, operation, request)
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", refused)
+    with pytest.raises(AirflowFailException, match="shop/old: Access Denied"):
+        delete(claim)
+
+
+def test_what_another_endpoint_is_on_need_not_be_seen(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_endpoint(cloud, "theirs", make_model(cloud, "their-model", tags=OTHERS), OTHERS)
+    make_model(cloud, "pms-1")
+    claim = plan()
+    passed_on = type(cloud.sagemaker)._make_api_call
+
+    def refused(client: Any, operation: str, request: Any) -> Any:
+        if operation == "DescribeEndpointConfig" and request["EndpointConfigName"] == "their-model-config":
+            raise refusal(operation, "AccessDeniedException", "not authorized")
+        return passed_on(client, operation, request)
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", refused)
+    assert delete(claim) == {"deleted": 2, "gone": 0, "left": {}}
+
+
+def test_tags_are_asked_for_by_name_alone(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model(cloud, "their-model", tags=OTHERS)
+    make_model(cloud, "pms-1")
+    passed_on, asked = type(cloud.sagemaker)._make_api_call, list[str]()
+
+    def counted(client: Any, operation: str, request: Any) -> Any:
+        asked.extend(request.get("ResourceArn", "").split("/")[-1:] if operation == "ListTags" else [])
+        return passed_on(client, operation, request)
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", counted)
+    plan()
+    assert sorted(asked) == ["pms-1", "pms-1-config"]
+
+
+ANEW = {"DescribeModel", "DescribeEndpointConfig", "DescribeModelPackage", "DescribeModelPackageGroup"}
 
 
 def test_a_thing_that_was_made_anew_since_the_plan_stays(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_model(cloud, "pms-1")
-    claim = plan()
+    ensure_group(cloud.sagemaker, "shop-recommender")
+    version = register(cloud, "shop-recommender")
+    claim = plan(registry=True)
     describe = type(cloud.sagemaker)._make_api_call
 
     def later(client: Any, operation: str, request: Any) -> Any:
         answer = describe(client, operation, request)
-        if operation in {"DescribeModel", "DescribeEndpointConfig"}:
+        if operation in ANEW:
             answer["CreationTime"] = datetime.now(UTC).replace(year=2100)
         return answer
 
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", later)
-    assert set(delete(claim)["left"]) == {"endpoint_config pms-1-config", "model pms-1"}
+    assert set(delete(claim)["left"]) == {
+        "endpoint_config pms-1-config",
+        "model pms-1",
+        f"model_package {version}",
+        "model_package_group shop-recommender",
+    }
 
 
 def test_running_jobs_are_stopped(cloud: Cloud) -> None:
@@ -184,8 +315,9 @@ def test_running_jobs_are_stopped(cloud: Cloud) -> None:
     assert delete(claim)["gone"] == 1
 
 
-def register(cloud: Cloud, group: str) -> str:
-    image = {"Image": "i:1", "ModelDataUrl": cloud.put("shop/models/m/model.tar.gz", b"x")}
+def register(cloud: Cloud, group: str, key: str | None = None) -> str:
+    uri = f"s3://{BUCKET}/{key}" if key else cloud.put("shop/models/m/model.tar.gz", b"x")
+    image = {"Image": "i:1", "ModelDataUrl": uri}
     arn: str = cloud.sagemaker.create_model_package(
         ModelPackageGroupName=group,
         InferenceSpecification={

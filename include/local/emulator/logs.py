@@ -7,11 +7,13 @@ import io
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from re import Pattern
 from typing import IO, Any
+
+from botocore.exceptions import ClientError
 
 from include.local.emulator.resources import now
 from include.local.emulator.training import HOST, read_metrics
@@ -53,10 +55,10 @@ class JobLog:
 
     def follow(self, output: IO[bytes]) -> None:
         """Starts to read the output."""
-        with contextlib.suppress(self._client.exceptions.ResourceAlreadyExistsException):
+        with _unless_there():
             self._client.create_log_group(logGroupName=GROUP)
         # The second of two instances within a second goes on in the stream of the first.
-        with contextlib.suppress(self._client.exceptions.ResourceAlreadyExistsException):
+        with _unless_there():
             self._client.create_log_stream(logGroupName=GROUP, logStreamName=self._stream)
         self._thread = threading.Thread(target=self._read, args=(output,), daemon=True)
         self._thread.start()
@@ -95,3 +97,13 @@ class JobLog:
                 for name, value in read_metrics(self._patterns, line).items():
                     self._metrics[name] = (value, now())
                 self._pending.append({"timestamp": int(time.time() * 1000), "message": line})
+
+
+@contextlib.contextmanager
+def _unless_there() -> Iterator[None]:
+    """Passes over what is there already, by its code: error classes of a client are not safe for threads."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
+            raise
