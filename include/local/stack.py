@@ -32,6 +32,7 @@ STATE_FILE = BUILD / "stack.json"
 ML_PYTHON = ROOT / ".venv-ml" / "bin" / "python"
 AWS_PORT, AIRFLOW_PORT = 5055, 8080
 USERNAME = "admin"
+_STAGE = "stage.json"
 
 
 @dataclass(frozen=True)
@@ -302,12 +303,46 @@ def stage(build: Path = BUILD) -> Iterator[Stack]:
     if build == BUILD and (found := running()):
         yield found
         return
+    _end_left_over(build)
     # Without a schedule: unpausing must not start a nightly run beside the one that was asked for.
     stack, groups = start(build, schedule="")
+    mark = build / _STAGE
     try:
+        mark.write_text(json.dumps({"owner": _identity(os.getpid()), "groups": groups}))
         yield stack
     finally:
         stop_groups(groups)
+        mark.unlink(missing_ok=True)
+
+
+def _end_left_over(build: Path) -> None:
+    """Ends what a demo that was killed has left running on the folder.
+
+    Raises:
+        RuntimeError: A demo runs there.
+    """
+    mark = build / _STAGE
+    if not mark.exists():
+        return
+    told = json.loads(mark.read_text())
+    pid = told["owner"][0]
+    if told["owner"] == _identity(pid):
+        raise RuntimeError(
+            f"Another `make demo` (process {pid}) runs on {build}: wait for its end, or `kill {pid}`."
+        )
+    groups = [group for group in told["groups"] if _is_ours(group)]
+    if groups:
+        print(f"==> ending what a demo that was killed (process {pid}) left running", flush=True)
+        stop_groups(groups)
+    mark.unlink()
+
+
+def _identity(pid: int) -> list[float]:
+    """Returns a process's number and the time of its start, which another one with its number has not."""
+    try:
+        return [pid, psutil.Process(pid).create_time()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def up() -> None:
@@ -316,6 +351,7 @@ def up() -> None:
         print(f"Already up: {found.airflow_url} (user {USERNAME}, password {found.password})")
         return
     down()
+    _end_left_over(BUILD)
     print("==> starting Airflow and the local emulator (about half a minute)", flush=True)
     stack, groups = start(ports=(AWS_PORT, AIRFLOW_PORT))
     STATE_FILE.touch(mode=0o600)

@@ -10,8 +10,8 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 from werkzeug.test import Client
 
+from include.local.emulator.application import Application
 from include.local.emulator.faults import Faults
-from include.local.emulator.server import Application
 from tests.local.cloud import BUCKET, Cloud
 
 Calls = Callable[[Cloud], Any]

@@ -9,12 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from include.local.emulator.endpoints import Endpoints
 from include.local.emulator.server import Emulator
+from include.local.emulator.tuning import TuningJobs
 from tests.local.cloud import BUCKET, Cloud, alive, clients_of, eventually
 from tests.local.test_emulator_jobs import HANGS
 from tests.local.test_emulator_tuning import pids_of, start
@@ -133,6 +136,33 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, root: Path) -> None:
         done = subprocess.run([*command, *options], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"cannot listen on port {port}" in done.stderr
+
+
+def test_a_folder_that_another_emulator_has_is_told(
+    running: tuple[subprocess.Popen[str], Cloud], root: Path
+) -> None:
+    process, cloud = running
+    command = [sys.executable, "-m", "include.local.emulator", "--port", "0"]
+    options = ["--state-dir", str(cloud.state_dir), "--ml-python", sys.executable]
+    done = subprocess.run([*command, *options], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"Another emulator (process {process.pid}) keeps its state in {cloud.state_dir}" in done.stderr
+    assert "make down" in done.stderr
+    assert cloud.s3.list_buckets()["Buckets"]
+
+
+def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(Endpoints, "resume", lambda self: 1 / 0)
+        broken.setattr(TuningJobs, "close", lambda self: 1 / 0)  # nor does an end that fails
+        emulator = Emulator(tmp_path, sys.executable)
+        with pytest.raises(ZeroDivisionError):
+            emulator.start()
+    assert not [thread for thread in threading.enumerate() if thread.name == "emulator"]
+    with pytest.raises(RuntimeError, match="not started"):
+        emulator.url  # noqa: B018
+    with emulator:
+        assert clients_of(emulator.url)("s3").list_buckets()["Buckets"] == []
 
 
 def test_an_interpreter_that_does_not_exist_is_told(tmp_path: Path, root: Path) -> None:

@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"cannot listen on port {options.port}: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
     try:
         print(f"ready {emulator.url}", flush=True)
         if options.ready_file is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from include.local.emulator.traffic import Plan, plan_of
 from include.local.emulator.workers import Workers
 
 __all__ = ["MAX_BODY_BYTES", "Endpoint", "Endpoints"]
+log = logging.getLogger(__name__)
 _IN_PROGRESS = ("Creating", "Updating", "RollingBack", "SystemUpdating", "Deleting")
 
 
@@ -64,6 +66,9 @@ class Endpoints:
         self._metrics = Metrics(url)
         self._captures = Captures(url)
         self.store = Store(Endpoint, state)
+        for endpoint in self.store:
+            if _was_up(endpoint):
+                endpoint.ready.clear()  # before the first request can come: it waits for `resume`
         self._invocations = Invocations(self.store, self._metrics, self._captures)
 
     def create(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -122,18 +127,25 @@ class Endpoints:
     def resume(self) -> None:
         """Starts the model servers that ran when the emulator last ended, and goes on with deployments."""
         for endpoint in self.store:
-            rollback = (endpoint.last_deployment or {}).get("AutoRollbackConfiguration", {})
-            names = [alarm["AlarmName"] for alarm in rollback.get("Alarms", [])]
-            alarms.end_later(self._url, endpoint.region, names, self._workers.closing)
-            if endpoint.status == "Deleting":
-                self._run(endpoint, self._delete)
-            elif endpoint.config is not None and endpoint.status != "Failed":
-                current = endpoint.next_deployment(endpoint.config, Plan())
-                if endpoint.status == "Creating":
-                    self._run(endpoint, self._deployer.create, current)
-                else:
-                    endpoint.ready.clear()
-                    self._run(endpoint, self._deployer.resume, current, _pending(endpoint))
+            try:
+                self._resume(endpoint)
+            except Exception as error:
+                log.exception("endpoint %s", endpoint.name)
+                endpoint.settle("Failed", f"InternalServerError: {type(error).__name__}: {error}")
+                endpoint.ready.set()
+
+    def _resume(self, endpoint: Endpoint) -> None:
+        rollback = (endpoint.last_deployment or {}).get("AutoRollbackConfiguration", {})
+        names = [alarm["AlarmName"] for alarm in rollback.get("Alarms", [])]
+        alarms.end_later(self._url, endpoint.region, names, self._workers.closing)
+        if endpoint.status == "Deleting":
+            self._run(endpoint, self._delete)
+        elif endpoint.config is not None and endpoint.status != "Failed":
+            current = endpoint.next_deployment(endpoint.config, Plan())
+            if endpoint.status == "Creating":
+                self._run(endpoint, self._deployer.create, current)
+            else:
+                self._run(endpoint, self._deployer.resume, current, _pending(endpoint))
 
     def describe(self, region: str, request: dict[str, Any]) -> dict[str, Any]:
         """DescribeEndpoint."""
@@ -163,8 +175,10 @@ class Endpoints:
 
     def close(self) -> None:
         """Ends every server."""
+        self.store.freeze()  # first: what is cut short from here on is not what became of an endpoint
         self._workers.close()
-        self.store.freeze()
+        for endpoint in self.store:
+            endpoint.ready.set()
         self._workers.join(self._patience)
         for endpoint in self.store:
             self._deployer.end(endpoint, 0)
@@ -198,6 +212,10 @@ class Endpoints:
         self._deployer.delete(endpoint)
         self._captures.flush()
         self.store.remove(endpoint.region, endpoint.name)
+
+
+def _was_up(endpoint: Endpoint) -> bool:
+    return endpoint.config is not None and endpoint.status not in ("Creating", "Deleting", "Failed")
 
 
 def _refuse_in_progress(endpoint: Endpoint) -> None:

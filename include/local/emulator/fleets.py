@@ -230,7 +230,7 @@ class Launcher:
         if before is None:
             shutil.rmtree(place, ignore_errors=True)
             return
-        for folder in place.iterdir():
+        for folder in place.iterdir() if place.is_dir() else ():  # the endpoint may be gone by now
             if int(folder.name) < before:
                 shutil.rmtree(folder, ignore_errors=True)
 

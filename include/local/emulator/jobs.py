@@ -149,8 +149,8 @@ class TrainingJobs:
 
     def close(self) -> None:
         """Ends every job and its processes; on disk they are in progress, and `resume` goes on with them."""
-        self._workers.close()
         self.store.freeze()
+        self._workers.close()
         for job in self.store:
             with job.lock:
                 if job.status == "InProgress":

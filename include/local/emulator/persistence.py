@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 # Of a dataclass field that a file cannot hold: locks, threads, processes.
@@ -82,6 +83,47 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+class FolderLock:
+    """Keeps a second emulator off a folder for as long as the first one lives, and no longer.
+
+    Args:
+        folder: The folder; it has a file `lock` from then on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "lock"
+        self._file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Takes the folder.
+
+        Raises:
+            RuntimeError: Another emulator has it; says which and what to do.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = self._path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            file.close()
+            raise RuntimeError(
+                f"Another emulator (process {owner}) keeps its state in {self._path.parent}, and two would "
+                f"spoil it. Stop that one first: `make down` where `make up` started it, else `kill {owner}`."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Gives the folder back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def remove_drafts(folder: Path) -> None:

@@ -130,8 +130,8 @@ class TuningJobs:
 
     def close(self) -> None:
         """Starts no more trials; those that run are ended with the training jobs."""
-        self._workers.close()
         self.store.freeze()
+        self._workers.close()
         self._workers.join(10)
 
     def _start(self, tuning: TuningJob) -> None:
