@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 
 from include.contracts import Snapshot
@@ -15,6 +16,7 @@ from include.operators import train_model
 from include.operators.train_model import TrainModelOperator
 from include.settings import get_settings
 from tests.local.cloud import BUCKET, Cloud, eventually
+from tests.operators.conftest import LOADER
 
 # Ends well once a file is there.
 WAITS = """
@@ -60,6 +62,7 @@ def training(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
     """Makes the task of a script; each test has a snapshot, and so a job's name, of its own."""
     for name, value in environment(cloud).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(botocore.session, "create_loader", LOADER)
     get_settings.cache_clear()
     snapshot = snapshot_on(cloud, cloud.name("snap"))
     source = tmp_path / "ml"
