@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from include.local.emulator.endpoints import Endpoints
 from include.local.emulator.server import Emulator
 from include.local.emulator.tuning import TuningJobs
+from include.settings import Settings
 from tests.local.cloud import BUCKET, Cloud, alive, clients_of, eventually
 from tests.local.test_emulator_jobs import HANGS
 from tests.local.test_emulator_tuning import pids_of, start
@@ -171,3 +174,49 @@ def test_an_interpreter_that_does_not_exist_is_told(tmp_path: Path, root: Path) 
     done = subprocess.run([*command, *options], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "is not a program" in done.stderr
+
+
+def test_it_deploys_the_template_by_the_settings_before_it_says_that_it_is_ready(
+    tmp_path: Path, root: Path
+) -> None:
+    compose = yaml.safe_load((root / "docker-compose.override.yml").read_text())
+    command = shlex.split(compose["services"]["local-aws"]["command"])[1:]
+    own = {"--port": "0", "--state-dir": str(tmp_path), "--ml-python": sys.executable}
+    for option, value in own.items():
+        command[command.index(option) + 1] = value
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PMS_BUCKET": "of-the-settings", "PMS_ENDPOINT_NAME": "of-the-settings"},
+    )
+    try:
+        assert process.stdout is not None
+        clients = clients_of(process.stdout.readline().split()[1])
+        assert [bucket["Name"] for bucket in clients("s3").list_buckets()["Buckets"]] == ["of-the-settings"]
+        alarms = {alarm["AlarmName"] for alarm in clients("cloudwatch").describe_alarms()["MetricAlarms"]}
+        assert alarms == set(Settings(endpoint_name="of-the-settings").alarm_names)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_template_that_cannot_be_deployed_ends_it_with_the_reason(tmp_path: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "include.local.emulator", "--port", "0", "--aws-template"]
+    command += ["--state-dir", str(tmp_path), "--ml-python", sys.executable]
+    environment = os.environ | {"PMS_KEEP_VERSIONS": "-1"}
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 1
+    assert "cannot deploy aws.yaml" in done.stderr
+    assert "keep_versions" in done.stderr
+    assert "ready" not in done.stdout
+
+
+def test_it_knows_nothing_of_the_pipeline(root: Path) -> None:
+    lists = (
+        "import include.local.emulator.__main__, sys\n"
+        "print(*(name for name in sys.modules if name.startswith('include.')), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", lists], cwd=root, capture_output=True, text=True, check=True)
+    assert [name for name in done.stdout.split() if not name.startswith("include.local")] == []

@@ -11,6 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
+from botocore.exceptions import ClientError
+
 from include.local.emulator.server import Emulator
 
 
@@ -42,10 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     try:
+        if options.aws_template:
+            _deploy_template(emulator.url)
         print(f"ready {emulator.url}", flush=True)
         if options.ready_file is not None:
             _write(options.ready_file, {"url": emulator.url, "pid": os.getpid()})
         ended.wait()
+    except (ClientError, ValueError) as error:  # the latter is of a setting
+        print(f"cannot deploy aws.yaml: {error}", file=sys.stderr)
+        return 1
     finally:
         emulator.stop()
         if options.ready_file is not None:
@@ -61,10 +68,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ready-file", type=Path, help="written (JSON: url, pid) once it answers")
     parser.add_argument("--faults", action="store_true", help="have the control route for faults")
     parser.add_argument("--enforce-iam", action="store_true", help="callers may do what their policies allow")
+    parser.add_argument(
+        "--aws-template", action="store_true", help="deploy include/cloud/aws.yaml with the PMS_ settings"
+    )
     options = parser.parse_args(arguments)
     if not os.access(options.ml_python, os.X_OK):
         parser.error(f"--ml-python {options.ml_python} is not a program")
     return options
+
+
+def _deploy_template(url: str) -> None:
+    # Imported here: an emulator that is not asked for it knows nothing of the pipeline.
+    from include.local import aws_template
+    from include.settings import get_settings
+
+    aws_template.deploy(url, aws_template.parameters(get_settings()))
 
 
 def _write(path: Path, content: dict[str, str | int]) -> None:
