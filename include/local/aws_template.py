@@ -48,9 +48,21 @@ def deploy(aws_url: str, given: dict[str, str], region: str = "us-east-1") -> di
     try:
         client.create_stack(**request)
     except client.exceptions.AlreadyExistsException:
-        _update(client, request)
+        if not _is_deployed(client, request["TemplateBody"], given):
+            _update(client, request)
     [stack] = client.describe_stacks(StackName=STACK_NAME)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+
+def _is_deployed(client: Any, template: str, given: dict[str, str]) -> bool:
+    """Tells whether the stack is this one already: the emulator keeps each update for good."""
+    [stack] = client.describe_stacks(StackName=STACK_NAME)["Stacks"]
+    told = {entry["ParameterKey"]: entry["ParameterValue"] for entry in stack.get("Parameters", [])}
+    return (
+        stack["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+        and given.items() <= told.items()
+        and client.get_template(StackName=STACK_NAME)["TemplateBody"] == template
+    )
 
 
 def _update(client: Any, request: dict[str, Any]) -> None:

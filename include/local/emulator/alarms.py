@@ -113,8 +113,11 @@ def _state(url: str, region: str, alarm: Mapping[str, Any], answered: Answered) 
 
 
 def _ours(alarm: Mapping[str, Any]) -> bool:
-    told: object = json.loads(alarm.get("StateReasonData") or "{}").get("evaluatedBy")
-    return told == _MARK["evaluatedBy"]
+    try:
+        told: object = json.loads(alarm.get("StateReasonData") or "{}")
+    except ValueError:  # a person may write there what she likes
+        return False
+    return isinstance(told, dict) and told.get("evaluatedBy") == _MARK["evaluatedBy"]
 
 
 def _write(url: str, region: str, alarm: Mapping[str, Any], state: str, reason: str) -> None:

@@ -13,6 +13,7 @@ from include.local.emulator.errors import AwsError, validation_error
 from include.local.emulator.faults import Faults
 from include.local.emulator.job_run import JobRun, Machine
 from include.local.emulator.job_state import UNDER_WAY, TrainingJob
+from include.local.emulator.logs import remove_streams
 from include.local.emulator.resources import Store
 from include.local.emulator.shapes import operation, pick
 from include.local.emulator.workers import Workers
@@ -140,6 +141,7 @@ class TrainingJobs:
                     "ResourceInUse", f"Training job {job.arn} is in status {job.status}: stop it first."
                 )
             self.store.remove(region, job.name)
+        remove_streams(storage.client("logs", self._machine.url, region), job.name)
         shutil.rmtree(self._machine.folder / job.name, ignore_errors=True)
         return {}
 

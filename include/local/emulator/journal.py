@@ -1,4 +1,4 @@
-"""What of moto is kept by doing it again: the requests that changed IAM, alarms, stacks, logs and the like.
+"""What of moto is kept by doing it again: the requests that changed IAM, alarms, stacks and the like.
 
 Each is a line of a file, with the seed of the chance from which moto draws its ids: done again at the next
 start it gives the same ids. Times that moto takes from the clock are those of the restart.
@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import logging
-import os
 import random
 import re
 import threading
@@ -19,22 +18,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from moto.core.models import DEFAULT_ACCOUNT_ID
-from moto.logs.models import logs_backends
-from moto.moto_api._internal import mock_random
 from werkzeug.test import EnvironBuilder
 
 from include.local.emulator.calls import signature
+from include.local.emulator.chance import seeded
+from include.local.emulator.log_streams import OPERATIONS as LOG_STREAMS
+from include.local.emulator.persistence import append_line, write_whole
 
 Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-# Metrics are too many and soon old; a role that was assumed is so for an hour.
+# Doing these again touches nothing outside, which for the others is not known.
+_SERVICES = ("application-autoscaling", "cloudformation", "iam", "kms", "logs", "monitoring", "sns")
 _NOT_KEPT = re.compile(
     r"(Describe|List|Get|Head|BatchGet|Filter|Search|Query|Scan|Simulate|Validate|Estimate|Test|Lookup"
-    r"|StartQuery|StopQuery|Decode|AssumeRole|PutMetricData)"
+    r"|StartQuery|StopQuery|Decode"
+    r"|PutMetricData"  # too many, and soon old
+    r"|Publish|CreateExportTask"  # acts on others
+    r"|(Create|Update)LoginProfile|ChangePassword|ImportKeyMaterial"  # secrets
+    r"|Encrypt|Decrypt|ReEncrypt|Generate|Sign|Verify)"
 )
 _SIGNATURE = re.compile(r"Signature=[0-9a-f]+")
-_LOG_LINES = "Logs_20140328.PutLogEvents"
 _SECRET_HEADERS = ("HTTP_X_AMZ_SECURITY_TOKEN", "HTTP_COOKIE")
 log = logging.getLogger(__name__)
 
@@ -59,9 +62,12 @@ class Journal:
         if not self._path.exists():
             return
         good, bad = [], []
-        for line in self._path.read_bytes().splitlines(keepends=True):
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        for line in lines:
             try:
                 entry = json.loads(line)
+                if not is_kept(entry["environ"], base64.b64decode(entry["body"])):
+                    continue  # an older version kept it
                 self._repeat(entry)
                 good.append(line)
             except Exception as error:
@@ -70,53 +76,40 @@ class Journal:
         if bad:
             with self._path.with_name(f"{self._path.name}.corrupt").open("ab") as aside:
                 aside.writelines(line.rstrip(b"\n") + b"\n" for line in bad)
-            draft = self._path.with_name(f"{self._path.name}.part")
-            draft.write_bytes(b"".join(good))
-            os.replace(draft, self._path)
+        if good != lines:
+            write_whole(self._path, b"".join(good))
+        self._path.chmod(0o600)
 
     def answer(self, environ: Environ, start_response: Callable[..., Any], body: bytes) -> Iterable[bytes]:
         """Has moto answer a request that `is_kept`: it is in the file before its answer is told."""
+        seed = random.getrandbits(64)
         entry = {
-            "seed": random.getrandbits(64),
+            "seed": seed,
             "environ": _kept_part(environ),
             "body": base64.b64encode(body).decode(),
         }
         told: list[Any] = []
         with self._lock:
-            answer = self._seeded(entry["seed"], environ, lambda *started: told.extend(started))
+            answer = self._seeded(seed, environ, lambda *started: told.extend(started))
             if told[0] < "300":
                 self._answered()
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("ab") as file:
-                    file.write(json.dumps(entry).encode() + b"\n")
+                append_line(self._path, json.dumps(entry).encode())
         start_response(*told)
         return answer
 
-    def _seeded(self, seed: Any, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        mock_random.seed(seed)
-        try:
+    def _seeded(self, seed: int, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with seeded(seed):
             return self._moto(environ, start_response)
-        finally:
-            mock_random.seed()
 
     def _repeat(self, entry: dict[str, Any]) -> None:
         body = base64.b64decode(entry["body"])
         kept: dict[str, str] = entry["environ"]
-        if kept.get("HTTP_X_AMZ_TARGET") == _LOG_LINES:
-            _repeat_log_lines(kept, json.loads(body))
-            return
         environ = EnvironBuilder().get_environ() | kept
         environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         told: list[str] = []
         answer = b"".join(self._seeded(entry["seed"], environ, lambda status, *_: told.append(status)))
         if told[0] >= "300":
             raise ValueError(f"{told[0]} {answer[:300].decode(errors='replace')}")
-
-
-def _repeat_log_lines(kept: dict[str, str], request: dict[str, Any]) -> None:
-    # Past the request, which refuses lines that are two weeks old by now.
-    groups = logs_backends[DEFAULT_ACCOUNT_ID][signature(kept).region].groups
-    groups[request["logGroupName"]].put_log_events(request["logStreamName"], request["logEvents"])
 
 
 def _kept_part(environ: Environ) -> dict[str, str]:
@@ -134,14 +127,16 @@ def _kept_part(environ: Environ) -> dict[str, str]:
 
 def is_kept(environ: Environ, body: bytes) -> bool:
     """Tells whether a request of another service than S3 changes what is to outlive the emulator."""
-    if environ["PATH_INFO"].startswith("/moto-api"):
+    service = signature(environ).service
+    if service not in _SERVICES or environ["PATH_INFO"].startswith("/moto-api"):
         return False
-    if (name := _operation(environ, body)) is not None:
-        return not _NOT_KEPT.match(name)
-    return environ["REQUEST_METHOD"] not in ("GET", "HEAD", "OPTIONS")
+    name = operation_name(environ, body)
+    if name is None:
+        return environ["REQUEST_METHOD"] not in ("GET", "HEAD", "OPTIONS")
+    return not _NOT_KEPT.match(name) and not (service == "logs" and name in LOG_STREAMS)
 
 
-def _operation(environ: Environ, body: bytes) -> str | None:
+def operation_name(environ: Environ, body: bytes) -> str | None:
     """Returns the name of the operation where the protocol says it: by header, path or form."""
     if target := environ.get("HTTP_X_AMZ_TARGET"):
         return str(target).rpartition(".")[2]

@@ -107,3 +107,18 @@ def _unless_there() -> Iterator[None]:
     except ClientError as error:
         if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
             raise
+
+
+def remove_streams(client: Any, job: str) -> None:
+    """Removes the streams of a job.
+
+    Args:
+        client: boto3 client of CloudWatch Logs.
+        job: Job name.
+    """
+    pages = client.get_paginator("describe_log_streams").paginate(
+        logGroupName=GROUP, logStreamNamePrefix=f"{job}/"
+    )
+    with contextlib.suppress(client.exceptions.ResourceNotFoundException):  # no job has logged so far
+        for stream in [stream for page in pages for stream in page["logStreams"]]:
+            client.delete_log_stream(logGroupName=GROUP, logStreamName=stream["logStreamName"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 
 from include.local.emulator.buckets import Buckets
 from include.local.emulator.calls import peek, s3_target, signature
-from include.local.emulator.journal import Journal, is_kept
+from include.local.emulator.journal import Journal, is_kept, operation_name
+from include.local.emulator.log_streams import DELETE_GROUP, OPERATIONS, LogStreams
 
 _READS = ("GET", "HEAD", "OPTIONS")
 Environ = dict[str, Any]
@@ -20,21 +22,24 @@ Environ = dict[str, Any]
 class KeptMoto:
     """The WSGI application of moto's services.
 
-    S3 is written through; the other services' changes are few and small, and are done again at a start.
+    S3 and log lines are written through; the other services' changes are few and small, and are done again
+    at a start.
 
     Args:
-        folder: Where `s3/` and `journal.jsonl` lie.
+        folder: Where `s3/`, `logs/` and `journal.jsonl` lie.
     """
 
     def __init__(self, folder: Path) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._buckets = Buckets(folder / "s3")
+        self._streams = LogStreams(folder / "logs")
         # A stack may make a bucket: it is on disk before the stack is, or it would pass for deleted since.
         self._journal = Journal(folder / "journal.jsonl", self._moto, self._buckets.settings_written)
 
     def load(self) -> None:
         """Makes moto, which must be empty, what it was when an emulator last ended."""
         self._journal.replay()
+        self._streams.load()
         # Then S3: a stack that was made again has made its buckets, and their settings may be others by now.
         self._buckets.load()
 
@@ -44,9 +49,24 @@ class KeptMoto:
         if service == "s3" or not (service or "HTTP_X_AMZ_TARGET" in environ):
             return self._s3(environ, start_response)
         body = peek(environ)
+        if service == "logs" and (name := operation_name(environ, body)) in (*OPERATIONS, DELETE_GROUP):
+            return self._logs(environ, start_response, str(name), body)
         if not is_kept(environ, body):
             return self._answer(environ, start_response)
         return self._journal.answer(environ, start_response, body)
+
+    def _logs(
+        self, environ: Environ, start_response: Callable[..., Any], name: str, body: bytes
+    ) -> Iterable[bytes]:
+        told: list[Any] = []
+        if is_kept(environ, body):
+            answer = self._journal.answer(environ, lambda *started: told.extend(started), body)
+        else:
+            answer = self._answer(environ, lambda *started: told.extend(started))
+        if told[0] < "300":
+            self._streams.written(signature(environ).region, name, json.loads(body))
+        start_response(*told)
+        return answer
 
     def _s3(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         reads = environ["REQUEST_METHOD"] in _READS

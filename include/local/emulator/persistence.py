@@ -79,6 +79,7 @@ def write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{threading.get_ident()}.part")
     try:
+        draft.touch(mode=0o600)  # requests may hold secrets
         draft.write_bytes(content)
         os.replace(draft, path)
     finally:
@@ -130,6 +131,23 @@ def remove_drafts(folder: Path) -> None:
     """Removes what `write_whole` leaves in a folder where it is killed."""
     for draft in folder.glob("*.part"):
         draft.unlink()
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Adds a line to a file, whole or not at all; nobody else on the machine may read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0, opener=_private) as file:
+        end, left = file.tell(), memoryview(line + b"\n")
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def read_or_set_aside(path: Path, decode: Callable[[bytes], T]) -> T | None:
