@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import botocore.session
 import pytest
 from airflow.exceptions import AirflowException
 from airflow.providers.amazon.aws.hooks.sagemaker import Position, SageMakerHook
@@ -19,6 +20,7 @@ from botocore.exceptions import WaiterError
 
 from tests.local.cloud import BUCKET, ROLE, Cloud, tar_of
 from tests.local.test_emulator_tuning import tuning_request
+from tests.operators.conftest import LOADER
 
 WRITES_A_MODEL = """
     import os, pathlib
@@ -36,6 +38,7 @@ def connection(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
         "extra": {"endpoint_url": cloud.url, "region_name": "us-east-1"},
     }
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(told))
+    monkeypatch.setattr(botocore.session, "create_loader", LOADER)
 
 
 def _train(cloud: Cloud, script: str, **changes: Any) -> SageMakerTrainingOperator:
