@@ -96,7 +96,7 @@ class KeptMoto:
 
 def _keys(environ: Environ) -> list[tuple[str, str]]:
     """Returns the keys that an S3 request names: its own, and the one that it copies."""
-    source = unquote(environ.get("HTTP_X_AMZ_COPY_SOURCE", "")).split("?", 1)[0].removeprefix("/")
+    source = unquote(environ.get("HTTP_X_AMZ_COPY_SOURCE", "").split("?", 1)[0]).removeprefix("/")
     return [
         named for named in (s3_target(environ), tuple(source.split("/", 1))) if len(named) == 2 and named[1]
     ]
