@@ -8,15 +8,18 @@ deployed, the registry keeps model and verdict, and the endpoint is updated and 
 `warehouse`, with `PMS_DBT_RUNNER=cloud` the dbt Cloud connection and a job.
 
 **Cost.** One training job (a GPU instance for minutes, at most *Training minutes*), or one for each of the
-*Tuning trials*; one always-on endpoint instance, one warehouse for the dbt run. A retry attaches to the
-running job; it never starts a second one. A training that could cost more than *US dollars at most* is
-refused before anything starts; marking or clearing *train_model* stops its job.
+*Tuning trials*; one warehouse for the dbt run; the endpoint's instances, always on, and twice as many while
+traffic moves or a shadow test runs. A retry attaches to the running job; it never starts a second one. A
+training that could cost more than *US dollars at most* is refused before anything starts; marking or clearing
+*train_model* stops its job.
 
 **Triage.** *check_prerequisites* lists everything that is missing at once. *transform*: a data test failed;
 its task log names the rows. *train*: the job's reason and last log lines are in the task log. *gate*: the
 model was rejected, by *gate_model* (the reasons are in its log and on the card) or by a person
-(*approve_model*); the live endpoint is untouched. *deploy*: the message says what is live now. *clean_up*:
-the model is live; what was to go is tried again by the next run.
+(*approve_model*); the live endpoint is untouched. *deploy*: the message says what is live now.
+*end_shadow_test*, *delete_endpoint*: machines go on costing money; clear the task. *clean_up*: the model is
+live; what was to go is tried again by the next run. To stop a run, mark the task that runs as failed, not the
+run: Airflow takes the colour of a run that is marked from its clearing-up tasks.
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ was live becomes Rejected, so that nothing goes back to it.
 **Cost.** What a deploy costs: while traffic moves, the instances of both models.
 
 **Triage.** *choose_package* says why there is no way back, and which versions are approved. *deploy*: the
-message says what is live now. A run of `post_modern_stack` beside this one is not stopped: a model of newer
-data than the one that went live here is deployed where it passes the gate, and is meant to be. The rejected
-model itself does not come back by being trained or judged anew: its entry then waits for a person. To keep
-every other model out, pause `post_modern_stack` first. Clearing *choose_package* keeps its choice; for
-another one, trigger anew.
+message says what is live now. *end_shadow_test* failed: machines go on costing money; clear it. To stop a
+run, mark the task that runs as failed, not the run: Airflow takes the colour of a run that is marked from its
+clearing-up tasks. A run of `post_modern_stack` beside this one is not stopped: a model of newer data than the
+one that went live here is deployed where it passes the gate, and is meant to be. The rejected model itself
+does not come back by being trained or judged anew: its entry then waits for a person. To keep every other
+model out, pause `post_modern_stack` first. Clearing *choose_package* keeps its choice; for another one,
+trigger anew.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def run_params(settings: Settings) -> dict[str, Param]:
             type="boolean",
             title="Rebuild the marts",
             description="Drops and builds every dbt model anew from the whole log, for every tenant. New "
-            "rows, rules and columns need it not; another type of a column does. Not with dbt Cloud.",
+            "rows, rules and columns are taken up without it; another type of a column is not. Not with dbt "
+            "Cloud.",
         ),
         "architecture": Param(
             "gru",
@@ -132,13 +133,15 @@ def run_params(settings: Settings) -> dict[str, Param]:
             True,
             type="boolean",
             title="Deploy",
-            description="Off: stop after the gate's verdict and leave the endpoint alone.",
+            description="Off: stop after gate and registry, and leave the endpoint alone. Nothing is "
+            "cleaned up then.",
         ),
         "allow_older": Param(
             False,
             type="boolean",
             title="Deploy over a newer one",
-            description="Off: a model of older data than that of the live one is left in the registry.",
+            description="Off: a model of older data than that of the live one is left in the registry. On: "
+            "it goes live, even while an alarm of the endpoint rings.",
         ),
         "shadow_minutes": Param(
             0,
@@ -147,14 +150,15 @@ def run_params(settings: Settings) -> dict[str, Param]:
             maximum=1440,
             title="Shadow test, minutes",
             description="N: the new model first gets a copy of the live traffic for so long, and the card "
-            "compares its answers with the live model's. Costs an instance more. Not with serverless.",
+            "compares its answers with the live model's. Costs as many machines again, and keeps every "
+            "request on S3. Not with serverless.",
         ),
         "ephemeral": Param(
             False,
             type="boolean",
             title="Deploy, test, delete",
             description="The model is put on an endpoint of its own, tested and deleted: the live endpoint "
-            "is left alone and nothing goes on costing money.",
+            "is left alone, and nothing that the run made goes on costing money.",
         ),
         "require_approval": Param(
             settings.require_approval,

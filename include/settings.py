@@ -130,7 +130,11 @@ class Settings(BaseSettings):
     endpoint_instance_type: str = Field("ml.m5.large", description="Instance behind the endpoint.")
     endpoint_instance_count: int = Field(1, ge=1, le=50, description="Number of instances, to begin with.")
     endpoint_max_instances: int = Field(
-        1, ge=1, le=50, description="As many by autoscaling, where more than to begin with."
+        1,
+        ge=1,
+        le=50,
+        description="Most instances that autoscaling may make; no autoscaling where no more than to begin "
+        "with.",
     )
     endpoint_invocations_per_instance: int = Field(
         6000, ge=1, description="Requests a minute and instance that autoscaling aims at."
@@ -158,7 +162,10 @@ class Settings(BaseSettings):
         True, description="Have SageMaker put the old model back where an alarm of `aws.yaml` goes off."
     )
     capture_percent: int = Field(
-        20, ge=0, le=100, description="Share of requests and answers that is kept on S3; 0 for none."
+        20,
+        ge=0,
+        le=100,
+        description="Share of requests and answers that is kept on S3; 0 for none. A shadow test keeps all.",
     )
     keep_versions: int = Field(
         10, ge=2, le=1000, description="SageMaker models and endpoint configurations to keep, the newest."
@@ -174,7 +181,7 @@ class Settings(BaseSettings):
     model_package_group: str = Field(
         "",
         pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$",
-        description="Model package group of the registry, where it has not the endpoint's name.",
+        description="Model package group of the registry; empty for the endpoint's name.",
     )
     require_approval: bool = Field(False, description="Ask a person before a deploy, unless a run says no.")
     git_revision: str | None = Field(
