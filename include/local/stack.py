@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ import httpx
 import psutil
 import yaml
 
-from include.local import aws_template
 from include.local.airflow_api import AirflowApi
-from include.settings import get_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
@@ -225,17 +224,24 @@ def stop_groups(groups: list[int], patience: float = 15.0) -> None:
             time.sleep(0.1)
 
 
-def _wait_for(name: str, url: str, process: subprocess.Popen[bytes], build: Path, seconds: float) -> None:
-    """Waits until an address answers.
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=2, trust_env=False).status_code < 500
+    return False
+
+
+def _wait_for(
+    name: str, is_ready: Callable[[], bool], process: subprocess.Popen[bytes], build: Path, seconds: float
+) -> None:
+    """Waits until a process is ready.
 
     Raises:
         RuntimeError: The process ended, or the time ran out; the message has the end of its log.
     """
     limit = time.monotonic() + seconds
     while time.monotonic() < limit and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url, timeout=2, trust_env=False).status_code < 500:
-                return
+        if is_ready():
+            return
         time.sleep(0.3)
     log = build / "logs" / f"{name}.log"
     raise RuntimeError(f"{name} did not start; the end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
@@ -265,7 +271,10 @@ def start(
         environment["PMS_SCHEDULE"] = schedule
     groups: list[int] = []
     try:
-        emulator_command = [sys.executable, "-m", "include.local.emulator", "--port", str(aws_port)]
+        ready = build / "emulator.json"
+        ready.unlink(missing_ok=True)  # of one that was killed
+        emulator_command = [sys.executable, "-m", "include.local.emulator", "--aws-template"]
+        emulator_command += ["--port", str(aws_port), "--ready-file", str(ready)]
         emulator_command += ["--state-dir", str(build / "aws"), "--ml-python", environment["PMS_ML_PYTHON"]]
         emulator = _start("emulator", emulator_command, environment, build)
         groups.append(emulator.pid)
@@ -274,9 +283,9 @@ def start(
         for part in ("api-server", "scheduler", "dag-processor", "triggerer"):
             parts[part] = _start(f"airflow-{part}", ["airflow", part], environment, build)
             groups.append(parts[part].pid)
-        _wait_for("emulator", aws_url, emulator, build, 90)
-        aws_template.deploy(aws_url, aws_template.parameters(get_settings()))
-        _wait_for("airflow-api-server", f"{airflow_url}/api/v2/version", parts["api-server"], build, 180)
+        _wait_for("emulator", ready.exists, emulator, build, 90)
+        api = partial(_answers, f"{airflow_url}/api/v2/version")
+        _wait_for("airflow-api-server", api, parts["api-server"], build, 180)
     except BaseException:
         stop_groups(groups)
         raise
