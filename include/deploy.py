@@ -11,7 +11,8 @@ from airflow.sdk import TaskGroup, TriggerRule, chain
 from include.operators.create_serving import CreateEndpointConfigOperator, CreateModelOperator
 from include.operators.delete_endpoint import DeleteEndpointOperator
 from include.operators.deploy_endpoint import DeployEndpointOperator
-from include.operators.shadow_test import EndShadowTestOperator, ShadowTestOperator
+from include.operators.end_shadow_test import EndShadowTestOperator
+from include.operators.shadow_test import ShadowTestOperator
 from include.operators.smoke_test import SmokeTestOperator
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ def deploy_group(
         ephemeral: Whether to test the model on an endpoint of its own instead, and to delete that.
     """
     claims = {"trained_model": trained_model, "verdict": verdict, "aws_conn_id": settings.aws_conn_id}
+    # Outlasts a short want of machines, or an alarm that rings before the update, by half an hour.
+    patient: dict[str, Any] = {
+        "retries": 5,
+        "retry_delay": timedelta(minutes=1),
+        "retry_exponential_backoff": True,
+    }
     with TaskGroup(GROUP) as group:
         asked = ShortCircuitOperator(
             task_id="deploy_wanted", python_callable=lambda wanted: wanted, op_args=[wanted]
@@ -60,6 +67,7 @@ def deploy_group(
             **claims,
             allow_older=allow_older,
             ephemeral=ephemeral,
+            **patient,
         )
         endpoint = DeployEndpointOperator(
             task_id="deploy_endpoint",
@@ -67,10 +75,7 @@ def deploy_group(
             registered=registered,
             allow_older=allow_older,
             ephemeral=ephemeral,
-            # Outlasts a short want of machines, or an alarm that rings before the update, by half an hour.
-            retries=5,
-            retry_delay=timedelta(minutes=1),
-            retry_exponential_backoff=True,
+            **patient,
             # Goes on after a skipped test; but where nothing is to be deployed at all, it is skipped as well.
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
         )
@@ -85,7 +90,9 @@ def deploy_group(
             # What is not deleted goes on costing money.
             retries=5,
         )
-        end = EndShadowTestOperator(task_id="end_shadow_test", aws_conn_id=settings.aws_conn_id, retries=5)
+        end = EndShadowTestOperator(
+            task_id="end_shadow_test", ephemeral=ephemeral, aws_conn_id=settings.aws_conn_id, retries=5
+        )
         chain(asked, model, config, shadow, endpoint, smoke)
         model >> endpoint
         # Both run whatever became of the others. What they leave costs money and makes the run red; so

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -16,8 +17,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from include.contracts import PipelineError, SettingsError
 from include.operators.connections import get_connection
 from include.operators.data_prerequisites import check_dbt_cloud, check_snapshot, check_warehouse
-from include.operators.endpoint_update import find_alarms
+from include.operators.endpoint_update import EndpointUpdate, find_alarms
 from include.sagemaker.errors import explain, is_permanent
+from include.sagemaker.inventory import seen
 from include.sagemaker.plan import Choice, check_cost
 from include.sagemaker.storage import ensure_bucket
 from include.settings import Settings, get_settings
@@ -96,7 +98,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
             problems.append(str(error))
         checks: tuple[Callable[[], None], ...] = (
             *self._data_checks(context, settings, window, empty),
-            lambda: _check_aws(settings, self.training, deploys=self.deploys is True),
+            lambda: self._check_aws(settings),
             lambda: _check_tracking(settings),
             lambda: _check_ml_environment(settings),
         )
@@ -139,6 +141,27 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
             for task in self.get_flat_relatives(upstream=False)
             if task.task_id.startswith(f"{self.transform_group}.")
         ]
+
+    def _check_aws(self, settings: Settings) -> None:
+        _check_aws(settings, self.training, deploys=self.deploys is True)
+        self._warn_of_shadow(settings)
+
+    def _warn_of_shadow(self, settings: Settings) -> None:
+        """Tells of a shadow test that is on: a run that does not come to its deploy would leave it on."""
+        hook: SageMakerHook = SageMakerHook(aws_conn_id=settings.aws_conn_id)  # type: ignore[no-untyped-call]
+        told = seen(lambda: hook.describe_endpoint(settings.endpoint_name)) or {}
+        live = told.get("EndpointConfigName")
+        before = EndpointUpdate(hook, settings, self.log).before_shadow(live)
+        if before != live:
+            self.log.warning(
+                "Endpoint %s is on the shadow test %s, whose machines cost money until it ends. Where no run "
+                "is about it any more, this one's deploy takes it off; or do so: aws sagemaker "
+                "update-endpoint --endpoint-name %s --endpoint-config-name %s",
+                settings.endpoint_name,
+                live,
+                settings.endpoint_name,
+                before,
+            )
 
     def _run(self, check: Callable[[], None], problems: list[str], passing: list[str]) -> None:
         try:

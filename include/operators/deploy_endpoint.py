@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from airflow.providers.amazon.aws.operators.sagemaker import SageMakerEndpointOperator
 from airflow.providers.amazon.aws.utils.mixins import aws_template_fields
 from airflow.sdk import Context
+from botocore.exceptions import BotoCoreError, ClientError
 
 from include.contracts import Deployment, Registered
 from include.operators.create_serving import (
@@ -18,12 +19,13 @@ from include.operators.create_serving import (
     serving_settings,
     wanted_config,
 )
-from include.operators.endpoint_move import EndpointMove, MoveRecord
+from include.operators.endpoint_move import Asked, EndpointMove, MoveRecord
 from include.operators.endpoint_update import EndpointUpdate
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import EndpointLink
+from include.sagemaker.errors import explain
 from include.sagemaker.recency import recency_of
-from include.settings import get_settings
+from include.settings import Settings, get_settings
 
 
 class DeployEndpointOperator(SageMakerEndpointOperator):
@@ -77,6 +79,7 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
             request = wanted_config(trained, settings, region_of(self.hook))
             config = str(request["EndpointConfigName"])
             EndpointLink.leave(context, self.hook.get_conn(), endpoint=settings.endpoint_name)
+            record = MoveRecord(context, config)
             move = EndpointMove(
                 self.hook,
                 settings,
@@ -84,13 +87,12 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
                 package_arn=registered.package_arn,
                 recency=recency_of(trained),
                 allow_older=self.allow_older is True,
-                record=MoveRecord(context, config),
+                record=record,
                 log=self.log,
             )
             replaced = move.run()
             with aws_faults(f"{settings.endpoint_name} is live on {config}, and not tested yet"):
-                # What a shadow test that was cut short left on is not what to go back to.
-                replaced = EndpointUpdate(self.hook, settings, self.log).before_shadow(replaced)
+                replaced = self._without_shadow(replaced, settings, record)
             return Deployment(
                 endpoint_name=settings.endpoint_name,
                 endpoint_config_name=config,
@@ -101,6 +103,20 @@ class DeployEndpointOperator(SageMakerEndpointOperator):
                 replaced=replaced,
                 ephemeral=self.ephemeral is True,
             ).to_xcom()
+
+    def _without_shadow(self, replaced: str | None, settings: Settings, record: MoveRecord) -> str | None:
+        """What a shadow test that was cut short left on is not what to go back to, and is deleted."""
+        before = EndpointUpdate(self.hook, settings, self.log).before_shadow(replaced)
+        if before != replaced:
+            # Written first: of a deleted one nobody could say what was live before it.
+            asked = record.read()
+            record.write(Asked(str(before), asked.modified if asked else ""))
+            client: Any = self.hook.get_conn()
+            try:
+                client.delete_endpoint_config(EndpointConfigName=replaced)
+            except (ClientError, BotoCoreError) as error:
+                self.log.warning("The shadow test's %s could not be deleted: %s", replaced, explain(error))
+        return before
 
     def on_kill(self) -> None:
         """Leaves the endpoint to SageMaker, and says so."""

@@ -13,13 +13,18 @@ from include.operators.create_serving import create_unless_there
 from include.operators.endpoint_update import EndpointUpdate
 from include.operators.endpoint_watch import EndpointWatch, limit_seconds, refuse_unless_live
 from include.sagemaker.errors import is_busy, is_missing
+from include.sagemaker.inventory import existing
 
 if TYPE_CHECKING:
     from logging import Logger
 
     from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
+    from airflow.sdk import Context
 
     from include.settings import Settings
+
+# Since when a test is on outlives a killed worker here, in the task's own store.
+_BEGUN = "shadow_test"
 
 
 class Live(NamedTuple):
@@ -32,6 +37,36 @@ class Live(NamedTuple):
 
     config: str
     before: str
+
+
+class Begun:
+    """Since when a task's test is on, kept across its retries: autoscaling changes the endpoint's own time.
+
+    Args:
+        context: Of the task; has no store where a test calls `execute` itself.
+        config: Configuration of the test.
+    """
+
+    def __init__(self, context: Context, config: str) -> None:
+        self._store: Any = context.get("task_state_store")
+        self._config = config
+
+    def read(self) -> datetime | None:
+        """Returns it; None where no test of this configuration is known to have begun."""
+        record = self._store.get(_BEGUN) if self._store is not None else None
+        if isinstance(record, dict) and record.get("config") == self._config:
+            return datetime.fromisoformat(str(record["since"]))
+        return None
+
+    def write(self, since: datetime) -> None:
+        """Keeps it."""
+        if self._store is not None:
+            self._store.set(_BEGUN, {"config": self._config, "since": since.isoformat()})
+
+    def forget(self) -> None:
+        """Says that no test has begun."""
+        if self._store is not None:
+            self._store.delete(_BEGUN)
 
 
 class ShadowMove:
@@ -67,12 +102,24 @@ class ShadowMove:
         config = str(state.live_config)
         return Live(config, self.update.before_shadow(config) or config)
 
-    def begin(self, live: Live, request: Mapping[str, Any]) -> datetime:
+    def is_on(self) -> bool:
+        """Tells, without waiting, whether the endpoint is on a shadow test, or moves to or from one."""
+        told = existing(lambda: self._hook.describe_endpoint(self._endpoint)) or {}
+        configs = [
+            part.get("EndpointConfigName") for part in (told, told.get("PendingDeploymentSummary", {}))
+        ]
+        return any(config and self.update.before_shadow(config) != config for config in configs)
+
+    def begin(
+        self, live: Live, request: Mapping[str, Any], begun: Begun, since: datetime | None = None
+    ) -> datetime:
         """Puts a shadow on, unless it is on; returns since when.
 
         Args:
             live: What the endpoint is on.
             request: The CreateEndpointConfig request of the test.
+            begun: Where it is kept for a retry.
+            since: Since when it is on, where the task knows.
         """
         name = str(request["EndpointConfigName"])
         if live.config != name:
@@ -80,10 +127,14 @@ class ShadowMove:
                 name, dict(request), self._hook.create_endpoint_config, self._hook.describe_endpoint_config
             )
             self._log.info("Copying the traffic of %s: from %s to %s.", self._endpoint, live.config, name)
+            begun.forget()
             self._move(name, live.config)
-        # Of the endpoint's own, so that a retry finds the same.
-        since: datetime = self._hook.describe_endpoint(self._endpoint)["LastModifiedTime"]
-        return since.astimezone(UTC)
+        elif known := since or begun.read():
+            return known
+        # A change of the number of machines moves it on, hence only where nothing better is known.
+        modified: datetime = self._hook.describe_endpoint(self._endpoint)["LastModifiedTime"]
+        begun.write(modified.astimezone(UTC))
+        return modified.astimezone(UTC)
 
     def end(self) -> str | None:
         """Takes a shadow off, whoever put it on; returns what is live then, None where there was none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -13,23 +14,32 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from botocore.exceptions import BotoCoreError, ClientError
 
-from include.contracts import Registered, ShadowReport, TrainedModel, Verdict
+from include.contracts import Registered, ShadowReport, ShadowVariant, TrainedModel, Verdict
 from include.operators.card_data import draw_shadow
 from include.operators.create_serving import CLAIMS, RENDERERS, approved_model, region_of, wanted_model
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import CardLink, EndpointLink
-from include.operators.shadow_move import Live, ShadowMove
+from include.operators.shadow_move import Begun, Live, ShadowMove
 from include.sagemaker.captured import compare, read_exchanges
 from include.sagemaker.errors import is_missing
 from include.sagemaker.inventory import seen
 from include.sagemaker.recency import recency_of
-from include.sagemaker.registry import record_approval, record_card
-from include.sagemaker.shadow import FOLDER, SHADOW, judge, measure, shadow_config_request, why_not
+from include.sagemaker.registry import describe_package, record_approval, record_card
+from include.sagemaker.shadow import (
+    FOLDER,
+    SHADOW,
+    judge,
+    measure,
+    shadow_config_request,
+    why_not,
+)
 from include.sagemaker.storage import parse_s3_uri
 from include.settings import get_settings
 
 # CloudWatch and data capture tell of a request a while after it.
 LATE_POLLS = 4
+# As long at least where it has told less of the challenger than of the live model.
+LATE_SECONDS = 120
 
 
 class _Plan(NamedTuple):
@@ -107,11 +117,11 @@ class ShadowTestOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, object]:
         """Begins or finds the test; returns `ShadowReport` for XCom."""
-        return self._test(context, resumed=False)
+        return self._test(context)
 
-    def resume(self, context: Context, event: object) -> dict[str, object]:
+    def resume(self, context: Context, event: object, since: str) -> dict[str, object]:
         """Goes on when the time is over."""
-        return self._test(context, resumed=True)
+        return self._test(context, since=datetime.fromisoformat(since))
 
     def on_kill(self) -> None:
         """Leaves the test on, and says so."""
@@ -119,7 +129,7 @@ class ShadowTestOperator(BaseOperator):
             "Killed. A retry goes on with the test; where none follows, end_shadow_test takes the shadow off."
         )
 
-    def _test(self, context: Context, *, resumed: bool) -> dict[str, object]:
+    def _test(self, context: Context, since: datetime | None = None) -> dict[str, object]:
         with aws_faults("The shadow test"):
             if not self.minutes:
                 raise AirflowSkipException("No shadow test is asked for.")
@@ -131,23 +141,38 @@ class ShadowTestOperator(BaseOperator):
             hook: SageMakerHook = SageMakerHook(aws_conn_id=self.aws_conn_id)  # type: ignore[no-untyped-call]
             EndpointLink.leave(context, hook.get_conn(), endpoint=settings.endpoint_name)
             move = ShadowMove(hook, settings, self.log)
-            plan = self._plan(hook, move)
+            try:
+                plan = self._plan(hook, move)
+            except AirflowSkipException as nothing:
+                if since is None:
+                    raise
+                # Skipped, the deploy would follow with no test.
+                raise AirflowFailException(
+                    f"Something else moved {settings.endpoint_name} meanwhile, and the test was not ended: "
+                    f"{nothing} Clear this task to test anew."
+                ) from nothing
+            registered = read_claim(Registered, self.registered)
             s3: Any = hook.s3_hook.get_conn()
             report = _stored(s3, f"{plan.folder}/shadow.json")
             if report is None:
-                if resumed and plan.live.config != plan.config:
+                if since and plan.live.config != plan.config:
                     raise AirflowFailException(
                         f"Something else moved {settings.endpoint_name} to {plan.live.config} meanwhile."
                     )
-                start = move.begin(plan.live, plan.request)
+                _refuse_unapproved(hook, registered)
+                begun = Begun(context, plan.config)
+                start = move.begin(plan.live, plan.request, begun, since)
                 end = start + timedelta(minutes=float(self.minutes))
                 told = end + timedelta(seconds=LATE_POLLS * settings.poll_seconds)
                 if datetime.now(UTC) < told:
                     self.log.info("Both variants answer until %s.", f"{end:%Y-%m-%d %H:%M:%S} UTC")
-                    self.defer(trigger=DateTimeTrigger(moment=told), method_name="resume")
+                    self.defer(
+                        trigger=DateTimeTrigger(moment=told),
+                        method_name="resume",
+                        kwargs={"since": start.isoformat()},
+                    )
                 report = self._report(plan, s3, start, end)
             move.end()
-            registered = read_claim(Registered, self.registered)
             self._note(hook, registered, report)
             if not report.passed:
                 # A failing task returns nothing, and the report is most wanted just then.
@@ -171,7 +196,7 @@ class ShadowTestOperator(BaseOperator):
         if live is None:
             raise AirflowSkipException("Nothing is live that the model could be tested beside.")
         described = seen(lambda: hook.describe_endpoint_config(live.before))
-        reason = why_not(described) if described else "the live configuration cannot be looked at"
+        reason = why_not(described, settings) if described else "the live configuration cannot be looked at"
         if described is None or reason:
             raise AirflowSkipException(f"No shadow test: {reason}.")
         model = str(wanted_model(trained, settings, region_of(hook))["ModelName"])
@@ -188,9 +213,8 @@ class ShadowTestOperator(BaseOperator):
         """Compares the two variants, draws the card anew, and writes the report, last."""
         settings = get_settings()
         endpoint, [production] = settings.endpoint_name, plan.described["ProductionVariants"]
-        cloudwatch: Any = AwsBaseHook(aws_conn_id=self.aws_conn_id, client_type="cloudwatch").get_conn()
         variants = (str(production["VariantName"]), SHADOW)
-        live, challenger = (measure(cloudwatch, endpoint, variant, start, end) for variant in variants)
+        live, challenger = self._measure(endpoint, variants, start, end)
         folder = f"{settings.home}/{FOLDER}/{endpoint}"
         compared = compare(*(read_exchanges(s3, f"{folder}/{variant}", start, end) for variant in variants))
         passed, reason = judge(live, challenger)
@@ -223,38 +247,44 @@ class ShadowTestOperator(BaseOperator):
         )
         return report
 
+    def _measure(
+        self, endpoint: str, variants: tuple[str, str], start: datetime, end: datetime
+    ) -> tuple[ShadowVariant, ShadowVariant]:
+        """Asks CloudWatch of both until it is late no more.
+
+        That is when it knows of as many copies as requests, or of no more than a look before: the count of
+        the requests begins with the whole minute, and a copy may be dropped.
+        """
+        cloudwatch: Any = AwsBaseHook(aws_conn_id=self.aws_conn_id, client_type="cloudwatch").get_conn()
+        before: tuple[ShadowVariant, ...] = ()
+        while True:
+            live, copied = (measure(cloudwatch, endpoint, variant, start, end) for variant in variants)
+            told = copied.requests >= live.requests or (copied.requests and (live, copied) == before)
+            if told or datetime.now(UTC) >= end + timedelta(seconds=LATE_SECONDS):
+                return live, copied
+            before = live, copied
+            time.sleep(get_settings().poll_seconds)
+
     def _note(self, hook: SageMakerHook, registered: Registered, report: ShadowReport) -> None:
         """Has the registry say what came of the test; a record decides nothing."""
         client, arn = hook.get_conn(), registered.package_arn
         try:
-            if report.card_uri:
-                record_card(client, arn, report.card_uri)
+            # First, for it keeps the model from being deployed by another way.
             if not report.passed:
                 record_approval(client, arn, "Rejected", f"Beside the live model: {report.reason}")
+            if report.card_uri:
+                record_card(client, arn, report.card_uri)
         except (ClientError, BotoCoreError):
             self.log.exception("Version %s could not be told of the test.", registered.version)
 
 
-class EndShadowTestOperator(BaseOperator):
-    """Takes off a shadow that a killed, cleared or marked test left on the endpoint, of this run or another.
-
-    Args:
-        aws_conn_id: Airflow connection of AWS; that of the settings by default.
-        **kwargs: Arguments of the base operator.
-    """
-
-    template_fields: Sequence[str] = ("aws_conn_id",)
-
-    def __init__(self, *, aws_conn_id: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.aws_conn_id = aws_conn_id or get_settings().aws_conn_id
-
-    def execute(self, context: Context) -> None:
-        """Ends the test, where one is on."""
-        with aws_faults("Ending the shadow test"):
-            hook: SageMakerHook = SageMakerHook(aws_conn_id=self.aws_conn_id)  # type: ignore[no-untyped-call]
-            if ShadowMove(hook, get_settings(), self.log).end() is None:
-                raise AirflowSkipException("No shadow test is on.")
+def _refuse_unapproved(hook: SageMakerHook, registered: Registered) -> None:
+    package = describe_package(hook.get_conn(), registered.package_arn)
+    if package.approval != "Approved":
+        raise AirflowFailException(
+            f"Version {package.version} is {package.approval} in the registry and gets no traffic "
+            f"({package.approval_description or 'without a reason'}). Approve it there, then clear this task."
+        )
 
 
 def _stored(s3: Any, uri: str) -> ShadowReport | None:
@@ -270,5 +300,6 @@ def _stored(s3: Any, uri: str) -> ShadowReport | None:
 def _refuse(report: ShadowReport) -> NoReturn:
     raise AirflowFailException(
         f"The model did not stand its test beside the live one: {report.reason} {report.live_config} stays "
-        f"live. To test it again, run the pipeline anew. Report: {report.report_uri}"
+        "live. To test it again, run the pipeline anew and approve its new entry in the registry. "
+        f"Report: {report.report_uri}"
     )

@@ -93,7 +93,6 @@ class SmokeTestOperator(BaseOperator):
             hook: SageMakerHook = SageMakerHook(aws_conn_id=self.aws_conn_id)  # type: ignore[no-untyped-call]
             EndpointLink.leave(context, hook.get_conn(), endpoint=deployed.endpoint_name)
             settings = get_settings()
-            settings = get_settings()
             watch = EndpointWatch(
                 hook, deployed.endpoint_name, settings.poll_seconds, self.log, limit_seconds(settings)
             )

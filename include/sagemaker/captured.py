@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from include.contracts import Contract
 from include.sagemaker.storage import parse_s3_uri
 
-MOST_EXCHANGES = 20_000
+MOST_SESSIONS = 20_000
 
 Products = tuple[str, ...]
 
@@ -48,7 +48,7 @@ class Comparison(Contract):
 
 
 def read_exchanges(
-    s3: Any, folder: str, start: datetime, end: datetime, most: int = MOST_EXCHANGES
+    s3: Any, folder: str, start: datetime, end: datetime, most: int = MOST_SESSIONS
 ) -> Iterator[Exchange]:
     """Yields what was captured of a variant, oldest first; what is no prediction of ours is left out.
 
@@ -57,7 +57,7 @@ def read_exchanges(
         folder: `s3://…/<endpoint>/<variant>`; SageMaker writes JSON lines into a folder for each hour.
         start: Begin of the time.
         end: End of the time.
-        most: As many at most.
+        most: As many sessions, about, at most: a request may have thousands.
     """
     bucket, prefix = parse_s3_uri(folder)
     for hour in _hours(start, end):
@@ -72,8 +72,8 @@ def read_exchanges(
                     if found is None:
                         continue
                     yield found
-                    most -= 1
-                    if not most:
+                    most -= max(1, len(found.answers))
+                    if most <= 0:
                         return
 
 

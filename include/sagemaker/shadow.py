@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from include.contracts import ShadowVariant, TrainedModel
+from include.sagemaker.disks import has_own_disk
 from include.sagemaker.endpoint import CAPTURED, data_capture, production_variant, project_tags
 from include.sagemaker.naming import endpoint_config_name
+from include.sagemaker.scaling import wants_scaling
 from include.settings import Settings
 
 SHADOW = "Shadow"
@@ -20,19 +22,22 @@ SHADOW = "Shadow"
 SHADOW_OF = "shadow_of"
 # Within `captured/`, so that the role may write there and the bucket forgets it.
 FOLDER = f"{CAPTURED}/shadow"
-# The share of errors above which, and above the live model's own, a challenger does not go live.
+# The share of errors beyond the live model's own above which a challenger does not go live, where they are
+# at least so many: fewer may be any machine's bad moment.
 MOST_ERRORS = 0.01
+FEWEST_ERRORS = 5
 # Of how new the live model is, and where it is from: whoever asks the endpoint's configuration means it.
 _KEPT_TAGS = ("training_job", "snapshot_id", "data_until", "trained_at")
 _KEPT = ("KmsKeyId", "ExecutionRoleArn", "VpcConfig", "EnableNetworkIsolation")
 _PERIOD_SECONDS = 60
 
 
-def why_not(live: Mapping[str, Any]) -> str | None:
+def why_not(live: Mapping[str, Any], settings: Settings) -> str | None:
     """Returns why SageMaker can copy no traffic of a live configuration; None where it can.
 
     Args:
         live: Its description.
+        settings: Machines of the challenger.
     """
     variants = live.get("ProductionVariants", [])
     if len(variants) != 1 or live.get("AsyncInferenceConfig"):
@@ -41,6 +46,13 @@ def why_not(live: Mapping[str, Any]) -> str | None:
         return "what is live is serverless"
     if not variants[0].get("ModelName"):
         return "what is live names no model"
+    if live.get("ShadowProductionVariants"):
+        return "what is live has a shadow of its own"
+    if live.get("ExplainerConfig"):
+        return "what is live explains its answers"
+    if live.get("KmsKeyId") and has_own_disk(settings.endpoint_instance_type):
+        machine = settings.endpoint_instance_type
+        return f"what is live has a key for its disks, and SageMaker takes none for those of {machine}"
     return None
 
 
@@ -66,22 +78,32 @@ def shadow_config_request(
     [production] = live["ProductionVariants"]
     # As much weight as the production variant has: SageMaker copies that share of the requests, all.
     weight = {"InitialVariantWeight": production.get("InitialVariantWeight", 1.0)}
+    machines = {"InitialInstanceCount": _machines(production, settings)}
     content = {
         "ProductionVariants": [dict(production)],
         "ShadowProductionVariants": [
-            {**production_variant(model, settings), **weight, "VariantName": SHADOW}
+            {**production_variant(model, settings), **weight, **machines, "VariantName": SHADOW}
         ],
         "DataCaptureConfig": data_capture(settings, 100, FOLDER),
         **{name: live[name] for name in _KEPT if live.get(name)},
     }
     told = {tag["Key"]: tag["Value"] for tag in live_tags}
     kept = {name: told.get(name) for name in _KEPT_TAGS}
-    origin = {SHADOW_OF: str(live["EndpointConfigName"]), "shadow_job": trained.job_name}
+    before = str(live["EndpointConfigName"])
+    origin = {SHADOW_OF: before, "shadow_job": trained.job_name}
     return {
-        "EndpointConfigName": endpoint_config_name(content),
+        # What it copies of is all that one knows of where to go back to: two that differ in nothing else,
+        # such as their own capture, are two tests.
+        "EndpointConfigName": endpoint_config_name({**content, SHADOW_OF: before}),
         **content,
         "Tags": project_tags(settings, **kept, **origin),
     }
+
+
+def _machines(production: Mapping[str, Any], settings: Settings) -> int:
+    """Returns as many machines as may answer the live traffic: autoscaling gives a shadow none besides."""
+    most = settings.endpoint_max_instances if wants_scaling(settings) else 1
+    return max(settings.endpoint_instance_count, most, int(production.get("InitialInstanceCount", 1)))
 
 
 def shadow_of(tags: Iterable[Mapping[str, str]]) -> str | None:
@@ -144,12 +166,19 @@ def judge(live: ShadowVariant, challenger: ShadowVariant) -> tuple[bool, str]:
     are what a new model is for: the gate has judged them, and the card shows them.
     """
     if not challenger.requests:
+        if live.requests:
+            seen = f"None of the live model's {live.requests:,} requests was seen at the new one"
+            return True, f"{seen}: nothing was compared."
         return True, "No request came during the test: nothing was compared."
-    more = challenger.error_share - live.error_share
+    # Of as many requests as the challenger got.
+    copied = min(1.0, challenger.requests / live.requests) if live.requests else 1.0
+    extra = challenger.errors - live.errors * copied
     told = (
         f"{challenger.errors:,} of {challenger.requests:,} copied requests failed, {live.errors:,} of "
         f"{live.requests:,} of the live model"
     )
-    if more > MOST_ERRORS:
-        return False, f"{told}: more than {MOST_ERRORS:.0%} above it."
-    return True, f"{told}."
+    if extra / challenger.requests <= MOST_ERRORS:
+        return True, f"{told}."
+    if extra < FEWEST_ERRORS and challenger.errors < challenger.requests:
+        return True, f"{told}: too few to hold against it."
+    return False, f"{told}: more than {MOST_ERRORS:.0%} above it."

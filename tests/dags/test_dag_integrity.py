@@ -135,6 +135,11 @@ def test_a_shadow_test_is_ended_whatever_became_of_it_and_a_skipped_one_stops_no
     assert "deploy.smoke_test" in end.upstream_task_ids
     deploy = dag.get_task("deploy.deploy_endpoint")
     assert {"deploy.shadow_test", "deploy.create_model"} <= deploy.upstream_task_ids
+    # It needs machines as the deploy does, and leaves what a run of its own never touched.
+    test = dag.get_task("deploy.shadow_test")
+    assert (test.retries, test.retry_delay) == (deploy.retries, deploy.retry_delay)
+    assert test.retry_exponential_backoff
+    assert end.ephemeral == "{{ params.ephemeral }}"
 
 
 def test_a_roll_back_takes_the_pipelines_own_deploy_and_may_go_to_an_older_model(bag: DagBag) -> None:

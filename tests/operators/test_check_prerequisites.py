@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, chain
@@ -13,10 +14,13 @@ from botocore.exceptions import EndpointConnectionError
 from include import snapshots
 from include.operators import check_prerequisites
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
+from include.sagemaker.shadow import SHADOW_OF
 from include.settings import Settings, get_settings
 from include.warehouse.base import ConnectionInfo
 from include.warehouse.connect import open_warehouse
 from include.warehouse.dialect import Statement
+from tests.operators.deploying import ENDPOINT, in_service
+from tests.operators.fake_sagemaker import FakeSageMaker
 
 LOADED = (
     "insert into raw.loads (etl_id, tenant, source, loaded_at, report) values ('e', 'demo-shop', 'folder', "
@@ -105,6 +109,26 @@ def set_up(aws: Any, alarms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_nothing_is_missing(set_up: Path) -> None:
     assert check() == {"start_date": "2021-01-01", "end_date": "2021-02-01"}
+
+
+def test_shadow_that_was_left_on_is_told(
+    set_up: Path, sagemaker: FakeSageMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = boto3.client("sagemaker", aws_access_key_id="x", aws_secret_access_key="x")
+    for name, tags in {"pms-test": [{"Key": SHADOW_OF, "Value": "pms-before"}], "pms-before": []}.items():
+        client.create_endpoint_config(
+            EndpointConfigName=name,
+            ProductionVariants=[{"VariantName": "AllTraffic", "ModelName": "m"}],
+            Tags=tags,
+        )
+    sagemaker.endpoints[ENDPOINT] = [in_service("pms-before")]
+    check()
+    assert "shadow" not in capsys.readouterr().out
+    sagemaker.endpoints[ENDPOINT] = [in_service("pms-test")]
+    check()
+    told = capsys.readouterr().out
+    assert "shadow test pms-test" in told
+    assert f"--endpoint-name {ENDPOINT} --endpoint-config-name pms-before" in told
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(1.5, False), (1.4, True), (None, False)])

@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskDeferred
 
-from include.contracts import Registered, ShadowReport, TrainedModel, Verdict
+from include.contracts import Registered, ShadowReport, ShadowVariant, TrainedModel, Verdict
 from include.operators.create_serving import wanted_config
+from include.operators.end_shadow_test import EndShadowTestOperator
+from include.operators.endpoint_watch import EndpointWatch
 from include.operators.shadow_move import ShadowMove
-from include.operators.shadow_test import EndShadowTestOperator, ShadowTestOperator
+from include.operators.shadow_test import ShadowTestOperator
 from include.sagemaker.champion import find_champion
-from include.sagemaker.registry import describe_package
+from include.sagemaker.registry import describe_package, record_approval
 from include.settings import get_settings
 from tests.cards.cards import full_card
 from tests.faults.endpoint import claims_of, deployable
 from tests.local.cloud import Cloud, Shop, started
 from tests.operators.deploying import ENDPOINT, choose, deploy, execute
+from tests.operators.fake_sagemaker import TaskStore, refusal
 
 OURS = "post-modern-stack"
 REPORTS = f"s3://{OURS}/shop/reports/job/run"
@@ -99,15 +103,22 @@ def task(claims: dict[str, Any], minutes: float = SECONDS / 60, **changes: Any) 
 
 def run(claims: dict[str, Any], **changes: Any) -> ShadowReport:
     """The whole test, as Airflow goes through it."""
-    context: Any = {"run_id": "run"}
     operator = task(claims, **changes)
     try:
-        return ShadowReport.model_validate(operator.execute(context))
+        return ShadowReport.model_validate(operator.execute({"run_id": "run"}))  # type: ignore[typeddict-item]
     except TaskDeferred as deferred:
-        moment = deferred.trigger.moment  # type: ignore[attr-defined]
-        time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
-        found = getattr(task(claims, **changes), deferred.method_name)(context, event=None)
-        return ShadowReport.model_validate(found)
+        wait(deferred)
+        return resume(claims, deferred, **changes)
+
+
+def wait(deferred: TaskDeferred) -> None:
+    moment = deferred.trigger.moment  # type: ignore[attr-defined]
+    time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
+
+
+def resume(claims: dict[str, Any], deferred: TaskDeferred, **changes: Any) -> ShadowReport:
+    method = getattr(task(claims, **changes), deferred.method_name)
+    return ShadowReport.model_validate(method({"run_id": "run"}, event=None, **(deferred.kwargs or {})))
 
 
 def text(cloud: Cloud, uri: str) -> str:
@@ -150,7 +161,10 @@ def test_challenger_answers_a_copy_and_no_customer_notices(
 
 
 def test_challenger_that_fails_requests_does_not_go_live(
-    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
+    cloud: Cloud,
+    live: dict[str, Any],
+    challenge: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     claims = challenge("status 500")
     with Shop(cloud, ENDPOINT) as shop, pytest.raises(AirflowFailException) as failure:
@@ -162,11 +176,16 @@ def test_challenger_that_fails_requests_does_not_go_live(
     package = describe_package(cloud.sagemaker, claims["registered"]["package_arn"])
     assert package.approval == "Rejected"
     assert "Failed" in text(cloud, str(package.card_uri))
-    # Whoever clears the task is told the same, and nothing is tested again.
+    # Whoever clears the task is told the same, and nothing is tested again; a card that cannot be named
+    # leaves nothing Approved.
+    record_approval(cloud.sagemaker, claims["registered"]["package_arn"], "Approved", "By mistake.")
+    refused = Mock(side_effect=refusal("UpdateModelPackage", "ThrottlingException", "Slow down."))
+    monkeypatch.setattr("include.operators.shadow_test.record_card", refused)
     before = cloud.settled(ENDPOINT)["LastModifiedTime"]
-    with pytest.raises(AirflowFailException, match="copied requests failed"):
+    with pytest.raises(AirflowFailException, match="copied requests failed.*approve its new entry"):
         run(claims)
     assert cloud.settled(ENDPOINT)["LastModifiedTime"] == before
+    assert describe_package(cloud.sagemaker, claims["registered"]["package_arn"]).approval == "Rejected"
 
 
 def test_challenger_that_does_not_start_leaves_what_is_live(
@@ -222,7 +241,12 @@ def test_shadow_that_was_left_on_is_ended_and_never_gone_back_to(
     shadow = on(cloud)
     # A run without a test deploys over it, and knows where it came from.
     claims = challenge("newer", "2026-02-03")
-    assert deploy(gate_claims(claims)).replaced == config_of(live) != shadow
+    store = TaskStore()
+    assert deploy(gate_claims(claims), store).replaced == config_of(live) != shadow
+    names = cloud.sagemaker.list_endpoint_configs(MaxResults=100)["EndpointConfigs"]
+    assert shadow not in {one["EndpointConfigName"] for one in names}
+    # A retry does not go by what is deleted.
+    assert deploy(gate_claims(claims), store).replaced == config_of(live)
     with pytest.raises(TaskDeferred):
         task(challenge("newest", "2026-02-04")).execute({})
     execute(EndShadowTestOperator, {})
@@ -234,12 +258,89 @@ def test_shadow_that_was_left_on_is_ended_and_never_gone_back_to(
 def test_test_that_something_else_ended_is_no_test(
     cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
 ) -> None:
-    operator = task(challenge("newer"))
-    with pytest.raises(TaskDeferred):
-        operator.execute({})
+    claims = challenge("newer")
+    with pytest.raises(TaskDeferred) as deferred:
+        task(claims).execute({})
     execute(EndShadowTestOperator, {})
     with pytest.raises(AirflowFailException, match="Something else moved"):
-        operator.resume({}, None)
+        resume(claims, deferred.value)
+    # Skipped for being live already, it would count as no reason against a deploy.
+    deploy(gate_claims(claims))
+    with pytest.raises(AirflowFailException, match="meanwhile.*the live model itself"):
+        resume(claims, deferred.value)
+
+
+@pytest.mark.parametrize("how", ["resumed", "retried"])
+def test_autoscaling_makes_no_test_longer(
+    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]], how: str
+) -> None:
+    claims = challenge("newer")
+    context: Any = {"run_id": "run", "task_state_store": TaskStore()}
+    with pytest.raises(TaskDeferred) as deferred:
+        task(claims).execute(context)
+    before = cloud.settled(ENDPOINT)["LastModifiedTime"]
+    cloud.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName=ENDPOINT,
+        DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 2}],
+    )
+    assert cloud.settled(ENDPOINT)["LastModifiedTime"] > before
+    wait(deferred.value)
+    if how == "resumed":
+        report = resume(claims, deferred.value)
+    else:
+        report = ShadowReport.model_validate(task(claims).execute(context))
+    assert report.started_at == before.astimezone(UTC).isoformat(timespec="seconds")
+
+
+@pytest.mark.parametrize(
+    ("counts", "minutes_ago"),
+    [
+        ([(500, 0), (500, 200), (500, 500)], 0),
+        ([(500, 0), (500, 0), (500, 480), (500, 480)], 0),  # the rest was dropped
+        ([(0, 0)], 0),
+        ([(500, 0)], 3),
+    ],
+)
+def test_what_cloudwatch_tells_late_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, counts: list[tuple[int, int]], minutes_ago: int
+) -> None:
+    told = [ShadowVariant(requests=requests, errors=0) for pair in counts for requests in pair]
+    naps: list[float] = []
+    monkeypatch.setattr("include.operators.shadow_test.AwsBaseHook", Mock())
+    monkeypatch.setattr("include.operators.shadow_test.measure", Mock(side_effect=told))
+    monkeypatch.setattr("include.operators.shadow_test.time.sleep", naps.append)
+    end = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    operator = task({"trained_model": {}, "verdict": {}, "registered": {}})
+    live, challenger = operator._measure(ENDPOINT, ("AllTraffic", "Shadow"), end, end)
+    assert (live.requests, challenger.requests) == counts[-1]
+    assert len(naps) == len(counts) - 1
+
+
+def test_model_that_a_person_refused_gets_no_traffic(
+    cloud: Cloud, live: dict[str, Any], challenge: Callable[..., dict[str, Any]]
+) -> None:
+    claims = challenge("newer")
+    record_approval(cloud.sagemaker, claims["registered"]["package_arn"], "Rejected", "Not this one.")
+    with pytest.raises(AirflowFailException, match=r"is Rejected .*Not this one.*Approve it there"):
+        run(claims)
+    assert on(cloud) == config_of(live)
+
+
+def test_nothing_is_ended_or_waited_for_where_no_test_is_on(
+    cloud: Cloud,
+    live: dict[str, Any],
+    challenge: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(AirflowSkipException, match="No shadow test is on"):
+        patched.setattr(EndpointWatch, "settle", Mock(side_effect=AirflowException("It still moves.")))
+        execute(EndShadowTestOperator, {})
+    with pytest.raises(TaskDeferred):
+        task(challenge("newer")).execute({})
+    shadow = on(cloud)
+    with pytest.raises(AirflowSkipException, match="no endpoint but its own"):
+        execute(EndShadowTestOperator, {}, ephemeral=True)
+    assert on(cloud) == shadow
 
 
 def test_where_there_is_nothing_to_test_the_deploy_goes_on(
@@ -276,6 +377,6 @@ def test_card_that_cannot_be_drawn_decides_nothing(
     claims = challenge("newer")
     card = str(claims["verdict"]["card_uri"]).removeprefix(f"s3://{OURS}/").replace(".html", ".json")
     cloud.s3.put_object(Bucket=OURS, Key=card, Body=json.dumps({"not": "a card"}))
-    report = run(claims, minutes=0.01)
+    report = run(claims, minutes=0.02)
     assert (report.passed, report.card_uri) == (True, None)
     assert Path(report.report_uri).name == "shadow.json"

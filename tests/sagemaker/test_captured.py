@@ -100,3 +100,12 @@ def test_files_of_every_hour_of_the_test_are_read_and_no_others(s3: Any) -> None
     found = list(read_exchanges(s3, "s3://shop/c/e/Shadow", START, END))
     assert len(found) == len({one.asked for one in found}) == 3
     assert len(list(read_exchanges(s3, "s3://shop/c/e/Shadow", START, END, most=2))) == 2
+
+
+def test_requests_of_many_sessions_are_fewer(s3: Any) -> None:
+    told = json.loads(line())
+    told["captureData"]["endpointOutput"]["data"] = json.dumps({"predictions": [{"skus": ["x"]}] * 3})
+    of_three = json.dumps(told).encode()
+    s3.put_object(Bucket="shop", Key="c/e/Shadow/2024/11/30/09/1.jsonl", Body=b"\n".join([of_three] * 5))
+    found = list(read_exchanges(s3, "s3://shop/c/e/Shadow", START, END, most=6))
+    assert [len(one.answers) for one in found] == [3, 3]

@@ -12,7 +12,14 @@ from moto import mock_aws
 from include.contracts import ShadowVariant, TrainedModel
 from include.sagemaker.endpoint import endpoint_config_request
 from include.sagemaker.recency import recency_in, recency_of
-from include.sagemaker.shadow import SHADOW, judge, measure, shadow_config_request, shadow_of, why_not
+from include.sagemaker.shadow import (
+    SHADOW,
+    judge,
+    measure,
+    shadow_config_request,
+    shadow_of,
+    why_not,
+)
 from include.settings import Settings
 
 SETTINGS = Settings(_env_file=None, endpoint_instance_count=2)  # type: ignore[call-arg]
@@ -35,8 +42,9 @@ def trained(job: str, data_until: str) -> TrainedModel:
 LIVE = endpoint_config_request(trained("old", "2026-01-01"), "pms-live", SETTINGS)
 
 
-def request(live: dict[str, Any] = LIVE, model: str = "pms-new") -> dict[str, Any]:
-    return shadow_config_request(live, LIVE["Tags"], trained("new", "2026-02-01"), model, SETTINGS)
+def request(live: dict[str, Any] = LIVE, model: str = "pms-new", **settings: Any) -> dict[str, Any]:
+    chosen = SETTINGS.model_copy(update=settings)
+    return shadow_config_request(live, LIVE["Tags"], trained("new", "2026-02-01"), model, chosen)
 
 
 def test_customers_are_served_as_before_and_all_they_ask_is_copied() -> None:
@@ -64,6 +72,40 @@ def test_name_is_a_function_of_both_models() -> None:
     assert len({*names, LIVE["EndpointConfigName"]}) == 4
 
 
+def test_tests_that_lead_back_to_different_configurations_are_different() -> None:
+    # The live capture is no part of a test's content.
+    captures = endpoint_config_request(
+        trained("old", "2026-01-01"), "pms-live", SETTINGS.model_copy(update={"capture_percent": 7})
+    )
+    assert captures["EndpointConfigName"] != LIVE["EndpointConfigName"]
+    found = [request(), request(captures)]
+    assert [shadow_of(one["Tags"]) for one in found] == [
+        LIVE["EndpointConfigName"],
+        captures["EndpointConfigName"],
+    ]
+    assert found[0]["EndpointConfigName"] != found[1]["EndpointConfigName"]
+
+
+@pytest.mark.parametrize(
+    ("live", "settings", "machines"),
+    [
+        (2, {}, 2),
+        (5, {}, 5),  # brought there by hand
+        (2, {"endpoint_max_instances": 4}, 4),  # autoscaling
+        (1, {"endpoint_instance_count": 3}, 3),
+    ],
+)
+def test_shadow_has_as_many_machines_as_may_answer_the_live_traffic(
+    live: int, settings: dict[str, int], machines: int
+) -> None:
+    described = {
+        **LIVE,
+        "ProductionVariants": [{**LIVE["ProductionVariants"][0], "InitialInstanceCount": live}],
+    }
+    [shadow] = request(described, **settings)["ShadowProductionVariants"]
+    assert shadow["InitialInstanceCount"] == machines
+
+
 def test_test_is_as_new_as_the_live_model_and_names_the_way_back() -> None:
     tags = request()["Tags"]
     assert recency_in(tags) == recency_of(trained("old", "2026-01-01"))
@@ -82,7 +124,25 @@ def test_test_is_as_new_as_the_live_model_and_names_the_way_back() -> None:
     ],
 )
 def test_what_sagemaker_copies_nothing_of_is_known(variants: list[Any], reason: str | None) -> None:
-    said = why_not({"ProductionVariants": variants})
+    said = why_not({"ProductionVariants": variants}, SETTINGS)
+    assert (said is None) if reason is None else (reason in str(said))
+
+
+@pytest.mark.parametrize(
+    ("more", "machine", "reason"),
+    [
+        ({"ShadowProductionVariants": [{"ModelName": "b"}]}, "ml.m5.large", "a shadow of its own"),
+        ({"ExplainerConfig": {"ClarifyExplainerConfig": {}}}, "ml.m5.large", "explains"),
+        ({"KmsKeyId": "key"}, "ml.g5.xlarge", "none for those of ml.g5.xlarge"),
+        ({"KmsKeyId": "key"}, "ml.m5.large", None),
+        ({}, "ml.g5.xlarge", None),
+    ],
+)
+def test_what_sagemaker_would_refuse_is_not_asked_for(
+    more: dict[str, Any], machine: str, reason: str | None
+) -> None:
+    chosen = SETTINGS.model_copy(update={"endpoint_instance_type": machine})
+    said = why_not({"ProductionVariants": [{"ModelName": "a"}], **more}, chosen)
     assert (said is None) if reason is None else (reason in str(said))
 
 
@@ -92,7 +152,13 @@ def test_what_sagemaker_copies_nothing_of_is_known(variants: list[Any], reason: 
         ((1000, 0), (1000, 10), True),
         ((1000, 0), (1000, 11), False),
         ((1000, 200), (1000, 205), True),  # the customers' own mistakes
-        ((1000, 0), (3, 1), False),
+        ((1000, 0), (3, 1), True),  # a single bad moment
+        ((30, 0), (30, 1), True),
+        ((100, 2), (60, 2), True),
+        ((1000, 0), (30, 5), False),
+        ((1000, 0), (3, 3), False),  # it answers nothing
+        ((3, 3), (3, 3), True),
+        ((500, 0), (0, 0), True),
         ((1000, 0), (0, 0), True),
         ((0, 0), (0, 0), True),
     ],
@@ -104,6 +170,11 @@ def test_challenger_fails_for_what_the_live_model_can_answer(
     found, reason = judge(*variants)
     assert found is passed
     assert (f"{challenger[1]} of {challenger[0]:,}" in reason) is bool(challenger[0])
+
+
+def test_copies_that_were_not_seen_are_not_told_as_no_traffic() -> None:
+    _, reason = judge(ShadowVariant(requests=500, errors=0), ShadowVariant(requests=0, errors=0))
+    assert "None of the live model's 500 requests" in reason and "nothing was compared" in reason
 
 
 def test_each_variant_is_measured_for_itself_and_for_the_time_of_the_test() -> None:
