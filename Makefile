@@ -80,7 +80,7 @@ down: ## Stop exactly what `make up` started
 
 test: setup .venv/.dev .venv-fakesnow/.fakesnow ## All tests
 	@$(ML_PYTHON) -m pytest tests/ml tests/gate/behaviour
-	@$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/ml --ignore tests/gate/behaviour
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/ml --ignore tests/gate/behaviour
 
 bench: setup ## Speed of the data land at 36 million events beside a hand-written script (SHARE=0.1 for less)
 	@$(PYTHON) -m bench.data_land $(if $(SHARE),--share $(SHARE)) $(if $(RUNS),--runs $(RUNS))

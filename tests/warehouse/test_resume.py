@@ -133,7 +133,7 @@ def test_a_warehouse_that_goes_away_midway_shows_nothing_and_the_next_try_goes_o
     path, folder = tmp_path / "w.duckdb", big(tmp_path / "in")
     with pytest.MonkeyPatch.context() as patch:
         break_off(patch, 3, duckdb.IOException("No space left on device"))
-        with pytest.raises(duckdb.IOException):
+        with pytest.raises(WarehouseUnavailableError, match="out of disk"):
             land(path, folder, now=NOW)
     assert state(path)[0] > 0 and state(path)[3] == 0
     report = land(path, folder, now=NOW + timedelta(hours=1))
