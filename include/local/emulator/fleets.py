@@ -7,9 +7,7 @@ import logging
 import random
 import shutil
 import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +15,18 @@ from include.local.emulator import storage
 from include.local.emulator.archives import HostileArchiveError, extract
 from include.local.emulator.capture import CaptureRule, rule_of
 from include.local.emulator.errors import AwsError
-from include.local.emulator.metrics import Sample, Source
+from include.local.emulator.metrics import Source
 from include.local.emulator.models import EndpointConfig, Model, Models
 from include.local.emulator.serving import ModelServer, UnhealthyServerError
 from include.local.emulator.shadow import Shadow
+from include.local.emulator.variants import Variant
 
 _REASON_LENGTH = 1024
-_KEPT_SAMPLES = 20_000
 log = logging.getLogger(__name__)
 
 
 class DeploymentError(Exception):
     """A config cannot be put to work; the text becomes the endpoint's FailureReason."""
-
-
-@dataclass
-class Variant:
-    """A variant at work.
-
-    Attributes:
-        source: Its names.
-        weight: Its share of the requests, against the other variants'; may change while it serves.
-        server: What answers.
-        samples: The latest requests it answered.
-    """
-
-    source: Source
-    weight: float
-    server: ModelServer
-    samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_KEPT_SAMPLES))
-
-    @property
-    def name(self) -> str:
-        """Name of the variant."""
-        return self.source.variant
 
 
 class Fleet:

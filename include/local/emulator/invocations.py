@@ -12,10 +12,11 @@ from functools import partial
 from include.local.emulator.capture import CaptureRule, Captures, Request
 from include.local.emulator.deployments import Endpoint
 from include.local.emulator.errors import AwsError
-from include.local.emulator.fleets import Fleet, Variant
+from include.local.emulator.fleets import Fleet
 from include.local.emulator.metrics import Metrics, Sample
 from include.local.emulator.resources import ACCOUNT_ID, Store
 from include.local.emulator.serving import CUSTOM_ATTRIBUTES, Answer
+from include.local.emulator.variants import Variant
 
 MAX_BODY_BYTES = 6 * 1024**2
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"

@@ -9,10 +9,8 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from include.local.emulator.fleets import Variant
+from include.local.emulator.variants import Variant
 
 _WAITING = 256  # as many copies may wait; more are dropped
 _THREADS = 4
