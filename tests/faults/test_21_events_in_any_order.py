@@ -14,7 +14,7 @@ from tests.dbt.marts import DAY, build, events_of_days, loads, marts
 from tests.shops import T0, event, land, run_dbt, write_source
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), repeats=st.integers(1, 3))
 def test_backfilling_days_twice_and_in_any_order_gives_the_marts_of_one_orderly_load(
     tmp_path_factory: pytest.TempPathFactory, seed: int, repeats: int
