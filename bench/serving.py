@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.local import model_server
-from include.local.emulator.serving import ModelServer
+from include.local.emulator.serving.model_server import ModelServer
 from include.local.stack import ML_PYTHON, ROOT
 
 PRODUCTS = 57_483

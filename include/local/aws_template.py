@@ -7,7 +7,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from include.local.emulator import storage
+from include.local.emulator.machine import storage
 from include.settings import Settings
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "cloud" / "aws.yaml"

@@ -11,7 +11,7 @@ import pytest
 
 from include.contracts import BadInputError
 from include.gate import archives as gate
-from include.local.emulator import archives as emulator
+from include.local.emulator.machine import archives as emulator
 from tests.gate.tars import Member, tar
 
 GOOD = Member("1/saved_model.pb")

@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.local.cloud import ROLE, Cloud
-from tests.local.test_emulator_server import _post
+from tests.local.emulator.test_server import _post
 
 METADATA = "169.254.169.254"
 

@@ -24,7 +24,7 @@ import pytest
 from botocore.config import Config
 
 from include.local.emulator.server import Emulator
-from include.local.emulator.shapes import violations
+from include.local.emulator.wire.shapes import violations
 
 ROLE = "arn:aws:iam::123456789012:role/sagemaker"
 BUCKET = "shop-bucket"

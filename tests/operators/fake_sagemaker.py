@@ -13,9 +13,9 @@ from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 from botocore.validate import ParamValidator
 
-from include.local.emulator.errors import AwsError
-from include.local.emulator.registry import Registry
-from include.local.emulator.shapes import check_request
+from include.local.emulator.resources.registry import Registry
+from include.local.emulator.wire.errors import AwsError
+from include.local.emulator.wire.shapes import check_request
 from tests.operators.airflow_role import assert_allowed
 
 ACCOUNT = "arn:aws:sagemaker:us-east-1:123456789012"

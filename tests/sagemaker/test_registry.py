@@ -11,9 +11,9 @@ from botocore.exceptions import ClientError
 
 from include.contracts import Champion, Check, TrainedModel, Verdict
 from include.gate.rules import load_rules
-from include.local.emulator.errors import AwsError
-from include.local.emulator.registry import Registry
-from include.local.emulator.shapes import check_request, service_model, violations
+from include.local.emulator.resources.registry import Registry
+from include.local.emulator.wire.errors import AwsError
+from include.local.emulator.wire.shapes import check_request, service_model, violations
 from include.sagemaker.packages import MOST_FACTS, TIMED, entry_of, package_request
 from include.sagemaker.registry import (
     OVERRIDDEN,

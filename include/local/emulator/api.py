@@ -9,14 +9,14 @@ from typing import Any
 from moto.core.utils import camelcase_to_underscores
 from moto.sagemaker.responses import SageMakerResponse
 
-from include.local.emulator.endpoints import Endpoints
-from include.local.emulator.errors import AwsError
-from include.local.emulator.jobs import TrainingJobs
-from include.local.emulator.models import Models
-from include.local.emulator.registry import Registry
-from include.local.emulator.resources import Resource, find_by_arn
-from include.local.emulator.shapes import check_request, operation, to_wire
-from include.local.emulator.tuning import TuningJobs
+from include.local.emulator.endpoints.operations import Endpoints
+from include.local.emulator.resources.models import Models
+from include.local.emulator.resources.registry import Registry
+from include.local.emulator.resources.store import Resource, find_by_arn
+from include.local.emulator.training.jobs import TrainingJobs
+from include.local.emulator.training.tuning import TuningJobs
+from include.local.emulator.wire.errors import AwsError
+from include.local.emulator.wire.shapes import check_request, operation, to_wire
 
 Handler = Callable[[str, dict[str, Any]], dict[str, Any]]
 

@@ -12,14 +12,15 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from include.local.emulator import calls, permissions
+from include.local.emulator import permissions
 from include.local.emulator.api import SageMaker
-from include.local.emulator.endpoints import MAX_BODY_BYTES
-from include.local.emulator.errors import AwsError
-from include.local.emulator.faults import DROP, Faults
-from include.local.emulator.faults import ROUTE as FAULTS_ROUTE
-from include.local.emulator.moto_state import KeptMoto
-from include.local.emulator.storage import ACCESS_KEY
+from include.local.emulator.endpoints.operations import MAX_BODY_BYTES
+from include.local.emulator.machine.storage import ACCESS_KEY
+from include.local.emulator.moto.kept import KeptMoto
+from include.local.emulator.wire import calls
+from include.local.emulator.wire.errors import AwsError
+from include.local.emulator.wire.faults import DROP, Faults
+from include.local.emulator.wire.faults import ROUTE as FAULTS_ROUTE
 
 HOST = "127.0.0.1"
 DEFAULT_REGION = "us-east-1"

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote
 from xml.etree import ElementTree
 
-from include.local.emulator import calls
-from include.local.emulator.errors import AwsError
-from include.local.emulator.resources import ACCOUNT_ID
+from include.local.emulator.resources.store import ACCOUNT_ID
+from include.local.emulator.wire import calls
+from include.local.emulator.wire.errors import AwsError
 
 PASS_ROLE = "iam:PassRole"
 SAGEMAKER = "sagemaker.amazonaws.com"

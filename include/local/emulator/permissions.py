@@ -18,11 +18,11 @@ from moto.iam.exceptions import NotFoundException
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
-from include.local.emulator import calls
-from include.local.emulator.errors import AwsError, validation_error
+from include.local.emulator.machine.storage import ACCESS_KEY
 from include.local.emulator.needs import PASS_ROLE, SAGEMAKER, Need, needs_of
-from include.local.emulator.resources import ACCOUNT_ID
-from include.local.emulator.storage import ACCESS_KEY
+from include.local.emulator.resources.store import ACCOUNT_ID
+from include.local.emulator.wire import calls
+from include.local.emulator.wire.errors import AwsError, validation_error
 
 _AWS_KEY = re.compile(r"A[KS]IA[A-Z0-9]{16}|LSIA[A-Z0-9]{16}")
 _PARTITION = "aws"

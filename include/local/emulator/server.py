@@ -16,15 +16,15 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from include.local.emulator.api import SageMaker
 from include.local.emulator.application import HOST, Application
-from include.local.emulator.cloudformation import teach_moto
-from include.local.emulator.endpoints import Endpoints
-from include.local.emulator.faults import Faults
-from include.local.emulator.jobs import TrainingJobs
-from include.local.emulator.models import Models
-from include.local.emulator.moto_state import KeptMoto
-from include.local.emulator.persistence import FolderLock
-from include.local.emulator.registry import Registry
-from include.local.emulator.tuning import TuningJobs
+from include.local.emulator.endpoints.operations import Endpoints
+from include.local.emulator.machine.persistence import FolderLock
+from include.local.emulator.moto.cloudformation import teach_moto
+from include.local.emulator.moto.kept import KeptMoto
+from include.local.emulator.resources.models import Models
+from include.local.emulator.resources.registry import Registry
+from include.local.emulator.training.jobs import TrainingJobs
+from include.local.emulator.training.tuning import TuningJobs
+from include.local.emulator.wire.faults import Faults
 
 MODEL_SERVER = Path(__file__).resolve().parent.parent / "model_server.py"
 _only_one = threading.Lock()
