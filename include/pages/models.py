@@ -203,11 +203,12 @@ def charts(found: Sequence[Row]) -> list[Chart]:
 
 def example_sessions(s3: Any, row: Row | None, settings: Settings) -> list[tuple[str, ...]]:
     """Returns a few test sessions of the live model, to try it with; none where its report is gone."""
-    uri = row.package.card_uri if row else None
+    # Not looked for beside the card: that of a shadow test lies in a folder of its own.
+    uri = row.package.report_uri if row else None
     if not uri or not is_ours(uri, REPORTS, settings):
         return []
     try:
-        report = parse_report(read_text(s3, f"{uri.rpartition('/')[0]}/report.json"))
+        report = parse_report(read_text(s3, uri))
     except (GoneError, ReportError):
         return []  # examples only spare some typing
     except ClientError as error:

@@ -170,7 +170,11 @@ def test_examples_are_the_live_models_own_test_sessions() -> None:
     sessions = [["a", "b"], ["a", "b"], list("abcdefghij"), [], ["c"], ["d"], ["e"]]
     shown = [{"session": session, "target": "t", "predictions": [], "rank": 0} for session in sessions]
     cloud.objects[REPORT] = json.dumps({"schema_version": 1, "checks": [], "examples": shown})
-    assert examples_of(cloud) == [("a", "b"), ("g", "h", "i", "j"), ("c",), ("d",)]
+    expected = [("a", "b"), ("g", "h", "i", "j"), ("c",), ("d",)]
+    assert examples_of(cloud) == expected
+    # The card with a shadow test on it lies in a folder without a report.
+    folder = REPORT.rpartition("/")[0]
+    assert examples_of(cloud, card_uri=f"{folder}/shadow-pms-config/card.html") == expected
 
 
 @pytest.mark.parametrize("report", [None, "", "{", '{"schema_version": 1}', '{"schema_version": 99}'])
@@ -184,8 +188,8 @@ def test_no_examples_where_the_report_cannot_be_read(report: str | None) -> None
 def test_no_examples_from_elsewhere_or_of_nothing() -> None:
     cloud = Cloud()
     cloud.fault = AssertionError("S3 was asked")
-    assert examples_of(cloud, card_uri="s3://somebody-else/card.html") == []
-    assert examples_of(cloud, card_uri=None) == []
+    assert examples_of(cloud, report_uri="s3://somebody-else/report.json") == []
+    assert examples_of(cloud, report_uri=None) == []
     assert models.example_sessions(cloud, None, get_settings()) == []
 
 
