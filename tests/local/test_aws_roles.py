@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from botocore.exceptions import ClientError
 
-from include.contracts import Check, Deployment, Registered, Snapshot, TrainedModel, Verdict
+from include.contracts import Deployment, Registered, Snapshot, TrainedModel
 from include.operators import train_model
 from include.operators.check_prerequisites import _check_aws
 from include.operators.create_serving import CreateEndpointConfigOperator, CreateModelOperator
@@ -24,7 +24,7 @@ from include.operators.train_model import TrainModelOperator
 from include.settings import get_settings
 from include.snapshots import list_snapshots, remove_strays
 from tests.local.guarded import AIRFLOW, SAGEMAKER, Guarded, guarding
-from tests.operators.conftest import LOADER
+from tests.operators.conftest import LOADER, approving
 
 BUCKET = "post-modern-stack"
 SNAPSHOT = Snapshot(
@@ -94,38 +94,15 @@ def train() -> TrainedModel:
     return TrainedModel.model_validate(operator.execute({}))  # type: ignore[typeddict-item]
 
 
-def verdict_on(trained: TrainedModel) -> Verdict:
-    check = Check(
-        name="hit_rate@20",
-        status="passed",
-        value=0.5,
-        comparison=">=",
-        bound=0.2,
-        sample_size=1000,
-        interval=(0.4, 0.6),
-        reason="good",
-    )
-    return Verdict(
-        approved=True,
-        job_name=trained.job_name,
-        snapshot_id=trained.snapshot_id,
-        rules_version=1,
-        checks=(check,),
-        metrics={"hit_rate@20": 0.5},
-        baselines={},
-        report_uri=f"s3://{BUCKET}/shop/reports/x/report.json",
-    )
-
-
 def register(trained: TrainedModel) -> Registered:
     operator = RegisterModelOperator(
-        task_id="register", trained_model=trained.to_xcom(), verdict=verdict_on(trained).to_xcom()
+        task_id="register", trained_model=trained.to_xcom(), verdict=approving(trained).to_xcom()
     )
     return Registered.model_validate(operator.execute({}))  # type: ignore[typeddict-item]
 
 
 def deploy(trained: TrainedModel, registered: Registered) -> Deployment:
-    claims = {"trained_model": trained.to_xcom(), "verdict": verdict_on(trained).to_xcom()}
+    claims = {"trained_model": trained.to_xcom(), "verdict": approving(trained).to_xcom()}
     for kind in (CreateModelOperator, CreateEndpointConfigOperator):
         kind(task_id="make", **claims).execute({})  # type: ignore[typeddict-item]
     claims["registered"] = registered.to_xcom()

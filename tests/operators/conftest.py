@@ -21,6 +21,30 @@ from tests.operators.fake_sagemaker import FakeSageMaker
 LOADER = lru_cache(maxsize=None)(botocore.session.create_loader)
 
 
+def approving(trained: TrainedModel) -> Verdict:
+    """Returns the gate's verdict on a model that passed."""
+    check = Check(
+        name="hit_rate@20",
+        status="passed",
+        value=0.5,
+        comparison=">=",
+        bound=0.2,
+        sample_size=1000,
+        interval=(0.47, 0.53),
+        reason="hit_rate@20 is 0.5, at least 0.2 is wanted",
+    )
+    return Verdict(
+        approved=True,
+        job_name=trained.job_name,
+        snapshot_id=trained.snapshot_id,
+        rules_version=1,
+        checks=(check,),
+        metrics={"hit_rate@20": 0.5},
+        baselines={"popularity": {"hit_rate@20": 0.1}},
+        report_uri="s3://post-modern-stack/shop/reports/x/report.json",
+    )
+
+
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """Fresh settings with a short poll."""
@@ -117,26 +141,7 @@ def trained() -> TrainedModel:
 
 @pytest.fixture
 def approval(trained: TrainedModel) -> Verdict:
-    check = Check(
-        name="hit_rate@20",
-        status="passed",
-        value=0.5,
-        comparison=">=",
-        bound=0.2,
-        sample_size=1000,
-        interval=(0.47, 0.53),
-        reason="hit_rate@20 is 0.5, at least 0.2 is wanted",
-    )
-    return Verdict(
-        approved=True,
-        job_name=trained.job_name,
-        snapshot_id=trained.snapshot_id,
-        rules_version=1,
-        checks=(check,),
-        metrics={"hit_rate@20": 0.5},
-        baselines={"popularity": {"hit_rate@20": 0.1}},
-        report_uri="s3://post-modern-stack/shop/reports/x/report.json",
-    )
+    return approving(trained)
 
 
 @pytest.fixture
