@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from include.local import model_server
 from include.local.emulator.serving.model_server import ModelServer
-from include.local.stack import ML_PYTHON, ROOT
+from include.local.places import ML_PYTHON, ROOT
 
 PRODUCTS = 57_483
 SESSIONS = {"train": 40_000, "validation": 100, "test": 2_000}

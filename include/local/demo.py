@@ -26,12 +26,13 @@ import httpx
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from include.local.airflow_api import AirflowApi, TaskState
-from include.local.stack import BUILD, ROOT, Stack, stage
+from include.local.airflow_api import AirflowApi
+from include.local.demo_report import STEPS, print_report, say, seconds_per_step, show
+from include.local.places import BUILD, ROOT
+from include.local.stack import Stack, stage
 from include.settings import get_settings
 
 LOAD_DAG, PIPELINE_DAG = "load_shopping_events", "post_modern_stack"
-STEPS = ("transform", "export", "train", "gate", "deploy")
 EXIT_FAULT, EXIT_BAD_INPUT, EXIT_REJECTED = 1, 2, 3
 # The tasks that judge the input.
 INPUT_TASKS = frozenset({"load_events", "export.export_snapshot"})
@@ -44,15 +45,6 @@ class DemoError(Exception):
     def __init__(self, message: str, status: int = EXIT_FAULT) -> None:
         super().__init__(message)
         self.status = status
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _show(task: TaskState) -> None:
-    took = f"{task.seconds:6.1f} s" if task.seconds is not None else "        "
-    _say(f"    {task.task_id:<58} {task.state or '':<16} {took}")
 
 
 def prepare_data(data: Path | None, build: Path = BUILD) -> Path:
@@ -72,7 +64,7 @@ def prepare_data(data: Path | None, build: Path = BUILD) -> Path:
         return folder
     folder = build / "data" / "shop"
     if not (folder / "browsing.csv.gz").exists():
-        _say("==> generating the default shop")
+        say("==> generating the default shop")
         partial = folder.with_name("shop.partial")
         subprocess.run(
             [sys.executable, "-m", "include.local.shop", "--out", str(partial)], cwd=ROOT, check=True
@@ -107,7 +99,7 @@ def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, object]) -> tuple[str,
     run_id = api.trigger(dag_id, conf)
     api.pause(dag_id, is_paused=False)
     try:
-        state = api.wait_for_run(dag_id, run_id, _show, 180 * MINUTES)
+        state = api.wait_for_run(dag_id, run_id, show, 180 * MINUTES)
     finally:
         api.pause(dag_id, is_paused=True)
     return run_id, state
@@ -142,16 +134,6 @@ def load(api: AirflowApi, folder: Path, tenant: str) -> dict[str, Any]:
     if state != "success" or not report:
         raise failure(api, LOAD_DAG, run_id, "The events could not be loaded.")
     return dict(report)
-
-
-def seconds_per_step(tasks: list[TaskState]) -> dict[str, float]:
-    """Sums the tasks' durations over the five steps, in seconds."""
-    totals = dict.fromkeys(STEPS, 0.0)
-    for task in tasks:
-        step = task.task_id.split(".")[0]
-        if step in totals:
-            totals[step] = round(totals[step] + (task.seconds or 0.0), 1)
-    return totals
 
 
 def _aws(service: str, stack: Stack) -> Any:
@@ -199,32 +181,6 @@ def recommend(stack: Stack, endpoint: str, sessions: list[list[str]]) -> list[di
         took = round((time.perf_counter() - asked) * 1000, 1)
         answers.append({"session": session, "milliseconds": took, **prediction})
     return answers
-
-
-def _short(sku: str) -> str:
-    printable = "".join(c if c.isprintable() else "?" for c in sku)
-    return printable if len(printable) <= 12 else f"{printable[:11]}…"
-
-
-def print_report(result: dict[str, Any]) -> None:
-    """Prints what a person wants to know about the run."""
-    verdict = result["verdict"]
-    names = ("hit_rate@10", "mrr@10", "hit_rate@20", "mrr@20")
-    _say(f"\n  {'':<16}" + "".join(f"{name:>14}" for name in names))
-    for name, row in {"this model": result["metrics"], **result["baselines"]}.items():
-        _say(f"  {name:<16}" + "".join(f"{row[m]:>14.4f}" if m in row else f"{'':>14}" for m in names))
-    if moment := result["trained_before"]:
-        _say(f"\n  not trained anew: the same data, code and settings were trained on at {moment}")
-    _say(f"\n  verdict: {'APPROVED' if verdict['approved'] else 'REJECTED'}")
-    for check in verdict["checks"]:
-        if check["status"] == "failed":
-            _say(f"    {check['name']}: {check['reason']}")
-    if entry := result["registered"]:
-        _say(f"  registry: version {entry['version']} of {entry['group_name']}, {entry['approval']}")
-    for answer in result["recommendations"]:
-        _say(f"\n  someone looked at {', '.join(map(_short, answer['session'][-4:]))}")
-        _say(f"    recommended     {', '.join(map(_short, answer['skus']))}   ({answer['milliseconds']} ms)")
-    _say("\n  seconds: " + ", ".join(f"{step} {took:.0f}" for step, took in result["seconds"].items()))
 
 
 def trained_before(sagemaker: Any, job_name: str, began: datetime) -> str | None:
@@ -288,19 +244,19 @@ def demo(data: Path | None, build: Path = BUILD) -> int:
     began = time.monotonic()
     (build / "demo.json").unlink(missing_ok=True)
     folder = prepare_data(data, build)
-    _say("==> starting Airflow and the local emulator of S3 and SageMaker")
+    say("==> starting Airflow and the local emulator of S3 and SageMaker")
     with stage(build) as stack:
         api = stack.api()
-        _say(f"    web UI while this runs: {stack.airflow_url}")
-        _say(f"==> {LOAD_DAG}: {folder}")
+        say(f"    web UI while this runs: {stack.airflow_url}")
+        say(f"==> {LOAD_DAG}: {folder}")
         loading = time.monotonic()
         landed = load(api, folder, tenant_of(data))
         load_seconds = round(time.monotonic() - loading, 1)
-        _say(
+        say(
             f"    {landed['events_landed']:,} events landed, {landed['events_rejected']:,} rejected"
             + (" (these files had been loaded before)" if landed["already_loaded"] else "")
         )
-        _say(f"==> {PIPELINE_DAG}: {' → '.join(STEPS)}")
+        say(f"==> {PIPELINE_DAG}: {' → '.join(STEPS)}")
         result = pipeline(stack, api, landed, build)
     result["seconds"] = {
         "load": load_seconds,
@@ -309,7 +265,7 @@ def demo(data: Path | None, build: Path = BUILD) -> int:
     }
     (build / "demo.json").write_text(json.dumps(result, indent=2, ensure_ascii=False))
     print_report(result)
-    _say(f"\n  card      {build / 'card.html'}\n  result    {build / 'demo.json'}\n  web UI    make up")
+    say(f"\n  card      {build / 'card.html'}\n  result    {build / 'demo.json'}\n  web UI    make up")
     return 0 if result["verdict"]["approved"] else EXIT_REJECTED
 
 

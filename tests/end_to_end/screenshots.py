@@ -6,7 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from include.local.stack import BUILD, ROOT, running
+from include.local.places import BUILD, ROOT
+from include.local.stack import running
 from tests.end_to_end import browser as chromium
 
 IMAGES = ROOT / "docs" / "images"

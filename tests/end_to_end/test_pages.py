@@ -12,7 +12,8 @@ import pytest
 
 from include.local.airflow_api import AirflowApi
 from include.local.demo import load, pipeline
-from include.local.stack import Stack, start, stop_groups
+from include.local.process_groups import stop_groups
+from include.local.stack import Stack, start
 from tests.end_to_end import browser as chromium
 from tests.end_to_end.test_whole_pipeline import generate
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from include.local.airflow_api import AirflowApi
+from include.local.airflow_home import USERNAME
 from include.local.demo import PIPELINE_DAG
-from include.local.stack import USERNAME
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1500)]
 

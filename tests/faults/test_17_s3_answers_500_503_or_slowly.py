@@ -22,7 +22,8 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.contracts import Snapshot
-from include.local.stack import ROOT, airflow_environment
+from include.local.airflow_home import airflow_environment
+from include.local.places import ROOT
 from include.operators import train_model
 from include.operators.artefacts import fetch_archive
 from include.operators.guard import aws_faults

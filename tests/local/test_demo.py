@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from include.local import demo
+from include.local import demo, demo_report
 from include.local.airflow_api import TaskState
 
 
@@ -28,12 +28,12 @@ def test_seconds_are_summed_by_step_and_unstarted_tasks_count_nothing() -> None:
         TaskState("transform.products.build", "success", 1.5),
         TaskState("deploy.smoke_test", "upstream_failed", None),
     ]
-    seconds = demo.seconds_per_step(tasks)
+    seconds = demo_report.seconds_per_step(tasks)
     assert seconds == {"transform": 3.5, "export": 0.0, "train": 0.0, "gate": 0.0, "deploy": 0.0}
 
 
 def test_terminal_output_of_a_poisoned_sku_is_inert() -> None:
-    assert "\x1b" not in demo._short("\x1b[31mred\u202e")
+    assert "\x1b" not in demo_report._short("\x1b[31mred\u202e")
 
 
 def test_folder_with_other_content_is_another_tenant(tmp_path: Path) -> None:
