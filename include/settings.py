@@ -5,29 +5,18 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from include.tags import tags_that_aws_takes
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 # Of a Param's pattern: Python's `$` alone lets a line feed follow.
 PATTERN_END = r"$(?!\n)"
 # Starts with a letter and is no Python literal: templates would turn "2021" or "None" into something else.
 TENANT_PATTERN = rf"^(?!(?:None|True|False|inf|nan)$)[A-Za-z][A-Za-z0-9_.-]{{0,63}}{PATTERN_END}"
-# Of keys and values of AWS's tags.
-_TAG_TEXT = re.compile(r"[\w .:/=+@-]*")
-_MOST_TAGS = 40
-# By these the project knows its own again.
-_OWN_TAGS = {
-    "project",
-    "training_job",
-    "snapshot_id",
-    "data_until",
-    "trained_at",
-    "shadow_of",
-    "shadow_job",
-}
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_$]{0,254}$"
 
 
@@ -115,7 +104,7 @@ class Settings(BaseSettings):
     kms_key_id: str | None = Field(
         None, description="KMS key of volumes, artefacts and captured data, where not AWS's own."
     )
-    resource_tags: dict[str, str] = Field(
+    resource_tags: Annotated[dict[str, str], AfterValidator(tags_that_aws_takes)] = Field(
         default_factory=dict,
         description="Tags, as JSON, of all that is made in SageMaker, besides the project's own.",
     )
@@ -242,21 +231,6 @@ class Settings(BaseSettings):
     def _tenant_survives_templates(cls, value: str) -> str:
         if not re.fullmatch(TENANT_PATTERN, value):
             raise ValueError("a tenant is a letter, then up to 63 letters, digits, '_', '.' or '-'")
-        return value
-
-    @field_validator("resource_tags")
-    @classmethod
-    def _tags_are_what_aws_takes(cls, value: dict[str, str]) -> dict[str, str]:
-        for key, text in value.items():
-            if not (0 < len(key) <= 128 and len(text) <= 256 and _TAG_TEXT.fullmatch(key + text)):
-                raise ValueError(
-                    f"{key!r} is no tag that AWS takes: up to 128 letters, digits, spaces and _.:/=+-@ for "
-                    "its key, and 256 for its value"
-                )
-            if key.lower().startswith("aws:") or key in _OWN_TAGS:
-                raise ValueError(f"the tag {key!r} is AWS's or the project's own: choose another key")
-        if len(value) > _MOST_TAGS:
-            raise ValueError(f"AWS takes 50 tags, and some are the project's own: give {_MOST_TAGS} at most")
         return value
 
     @field_validator("mlflow_tracking_uri")

@@ -9,8 +9,8 @@ from typing import Any
 from include.contracts import TrainedModel
 from include.sagemaker.disks import has_own_disk
 from include.sagemaker.naming import endpoint_config_name, model_name
-from include.sagemaker.training import tags
 from include.settings import Settings
+from include.tags import tags
 
 VARIANT = "AllTraffic"
 # Downloading and loading the artefact; a vocabulary of 100,000 products loads in seconds.

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from include.contracts import Contract
 from include.sagemaker.errors import explain, is_denied, is_missing
-from include.sagemaker.training import tags
+from include.tags import tags
 
 log = logging.getLogger(__name__)
 Kind = Literal["endpoint", "endpoint_config", "model", "training_job", "tuning_job", "model_package_group"]

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from include.contracts import Approval
 from include.sagemaker.errors import is_existing, is_missing
-from include.sagemaker.training import tags
+from include.tags import tags
 
 # The newest ones; each costs a call to describe it.
 MOST_PACKAGES = 100

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from include.contracts import BadInputError, Snapshot
 from include.sagemaker.disks import has_own_disk
 from include.sagemaker.source import ENTRY_POINT
+from include.tags import tags
 
 CHANNEL = "snapshot"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
@@ -197,12 +198,6 @@ def training_request(
         **({"Environment": dict(environment)} if environment else {}),
         "Tags": tags(resource_tags, snapshot_id=snapshot.snapshot_id),
     }
-
-
-def tags(others: Mapping[str, str] | None = None, /, **values: str) -> list[dict[str, str]]:
-    """Returns SageMaker tags: others first, which cannot take a name of the project's own."""
-    everything = {**(others or {}), "project": "post-modern-stack", **values}
-    return [{"Key": key, "Value": value} for key, value in everything.items()]
 
 
 def limit_of(stopping: Mapping[str, Any]) -> int:

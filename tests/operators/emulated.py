@@ -8,8 +8,8 @@ from typing import Any
 import botocore.session
 import pytest
 
-from include.sagemaker.training import tags
 from include.settings import Settings, get_settings
+from include.tags import tags
 from tests.local.cloud import BUCKET, ROLE, Cloud, tar_of
 from tests.operators.conftest import LOADER
 

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from include.contracts import BadInputError, Champion
 from include.gate.rival import NOTHING_LIVE, Rival
 from include.sagemaker.champion import fetch_champion, find_champion
-from include.sagemaker.training import tags
+from include.tags import tags
 from tests.operators.fake_sagemaker import FakeSageMaker, refusal
 
 ENDPOINT, CONFIG, MODEL = "shop-recommender", "pms-config", "pms-model"
