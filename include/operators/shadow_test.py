@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
@@ -14,52 +13,20 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from botocore.exceptions import BotoCoreError, ClientError
 
-from include.contracts import Registered, ShadowReport, ShadowVariant, TrainedModel, Verdict
-from include.operators.card_data import draw_shadow
+from include.contracts import Registered, ShadowReport, Verdict
 from include.operators.create_serving import CLAIMS, RENDERERS, approved_model, region_of, wanted_model
 from include.operators.guard import aws_faults, read_claim
 from include.operators.links import CardLink, EndpointLink
-from include.operators.shadow_move import Begun, Live, ShadowMove
-from include.sagemaker.captured import compare, read_exchanges
-from include.sagemaker.errors import is_missing
+from include.operators.shadow_move import Begun, ShadowMove
+from include.operators.shadow_report import Plan, compare_variants, keep_report, stored_report
 from include.sagemaker.inventory import seen
 from include.sagemaker.recency import recency_of
 from include.sagemaker.registry import describe_package, record_approval, record_card
-from include.sagemaker.shadow import (
-    FOLDER,
-    SHADOW,
-    judge,
-    measure,
-    shadow_config_request,
-    why_not,
-)
-from include.sagemaker.storage import parse_s3_uri
+from include.sagemaker.shadow import shadow_config_request, why_not
 from include.settings import get_settings
 
 # CloudWatch and data capture tell of a request a while after it.
 LATE_POLLS = 4
-# As long at least where it has told less of the challenger than of the live model.
-LATE_SECONDS = 120
-
-
-class _Plan(NamedTuple):
-    """What is tested, as far as it does not change while it is."""
-
-    trained: TrainedModel
-    verdict: Verdict
-    live: Live
-    described: dict[str, Any]
-    model: str
-    request: dict[str, Any]
-
-    @property
-    def config(self) -> str:
-        return str(self.request["EndpointConfigName"])
-
-    @property
-    def folder(self) -> str:
-        """Where on S3 report and card lie: beside the gate's report."""
-        return f"{self.verdict.report_uri.rpartition('/')[0]}/shadow-{self.config}"
 
 
 class ShadowTestOperator(BaseOperator):
@@ -153,7 +120,7 @@ class ShadowTestOperator(BaseOperator):
                 ) from nothing
             registered = read_claim(Registered, self.registered)
             s3: Any = hook.s3_hook.get_conn()
-            report = _stored(s3, f"{plan.folder}/shadow.json")
+            report = stored_report(s3, plan)
             if report is None:
                 if since and plan.live.config != plan.config:
                     raise AirflowFailException(
@@ -181,7 +148,7 @@ class ShadowTestOperator(BaseOperator):
                 _refuse(report)
             return report.to_xcom()
 
-    def _plan(self, hook: SageMakerHook, move: ShadowMove) -> _Plan:
+    def _plan(self, hook: SageMakerHook, move: ShadowMove) -> Plan:
         """Finds out what to test.
 
         Raises:
@@ -207,63 +174,13 @@ class ShadowTestOperator(BaseOperator):
             raise AirflowSkipException(f"The live model is newer ({newer}): this one is not deployed.")
         tags = move.update.tags(live.before)
         request = shadow_config_request(described, tags, trained, model, settings)
-        return _Plan(trained, verdict, live, dict(described), model, request)
+        return Plan(trained, verdict, live, dict(described), model, request)
 
-    def _report(self, plan: _Plan, s3: Any, start: datetime, end: datetime) -> ShadowReport:
-        """Compares the two variants, draws the card anew, and writes the report, last."""
-        settings = get_settings()
-        endpoint, [production] = settings.endpoint_name, plan.described["ProductionVariants"]
-        variants = (str(production["VariantName"]), SHADOW)
-        live, challenger = self._measure(endpoint, variants, start, end)
-        folder = f"{settings.home}/{FOLDER}/{endpoint}"
-        compared = compare(*(read_exchanges(s3, f"{folder}/{variant}", start, end) for variant in variants))
-        passed, reason = judge(live, challenger)
-        report = ShadowReport(
-            endpoint_name=endpoint,
-            shadow_config=plan.config,
-            live_config=plan.live.before,
-            live_model=str(production["ModelName"]),
-            model_name=plan.model,
-            job_name=plan.trained.job_name,
-            snapshot_id=plan.trained.snapshot_id,
-            started_at=start.isoformat(timespec="seconds"),
-            ended_at=end.isoformat(timespec="seconds"),
-            live=live,
-            challenger=challenger,
-            **compared.model_dump(),
-            passed=passed,
-            reason=reason,
-            report_uri=f"{plan.folder}/shadow.json",
-        )
-        self.log.info("%s", report.model_dump_json(indent=1))
-        card = draw_shadow(s3, plan.verdict, report)
-        report = report.model_copy(update={"card_uri": card})
-        bucket, key = parse_s3_uri(report.report_uri)
-        s3.put_object(
-            Bucket=bucket,
-            Key=key,
-            Body=report.model_dump_json(indent=1).encode(),
-            ContentType="application/json",
-        )
-        return report
-
-    def _measure(
-        self, endpoint: str, variants: tuple[str, str], start: datetime, end: datetime
-    ) -> tuple[ShadowVariant, ShadowVariant]:
-        """Asks CloudWatch of both until it is late no more.
-
-        That is when it knows of as many copies as requests, or of no more than a look before: the count of
-        the requests begins with the whole minute, and a copy may be dropped.
-        """
+    def _report(self, plan: Plan, s3: Any, start: datetime, end: datetime) -> ShadowReport:
         cloudwatch: Any = AwsBaseHook(aws_conn_id=self.aws_conn_id, client_type="cloudwatch").get_conn()
-        before: tuple[ShadowVariant, ...] = ()
-        while True:
-            live, copied = (measure(cloudwatch, endpoint, variant, start, end) for variant in variants)
-            told = copied.requests >= live.requests or (copied.requests and (live, copied) == before)
-            if told or datetime.now(UTC) >= end + timedelta(seconds=LATE_SECONDS):
-                return live, copied
-            before = live, copied
-            time.sleep(get_settings().poll_seconds)
+        report = compare_variants(plan, s3, cloudwatch, start, end)
+        self.log.info("%s", report.model_dump_json(indent=1))
+        return keep_report(plan, s3, report)
 
     def _note(self, hook: SageMakerHook, registered: Registered, report: ShadowReport) -> None:
         """Has the registry say what came of the test; a record decides nothing."""
@@ -285,16 +202,6 @@ def _refuse_unapproved(hook: SageMakerHook, registered: Registered) -> None:
             f"Version {package.version} is {package.approval} in the registry and gets no traffic "
             f"({package.approval_description or 'without a reason'}). Approve it there, then clear this task."
         )
-
-
-def _stored(s3: Any, uri: str) -> ShadowReport | None:
-    bucket, key = parse_s3_uri(uri)
-    try:
-        return ShadowReport.model_validate_json(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
-    except ClientError as error:
-        if is_missing(error):
-            return None
-        raise
 
 
 def _refuse(report: ShadowReport) -> NoReturn:

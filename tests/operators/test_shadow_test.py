@@ -18,6 +18,7 @@ from include.operators.create_serving import wanted_config
 from include.operators.end_shadow_test import EndShadowTestOperator
 from include.operators.endpoint_watch import EndpointWatch
 from include.operators.shadow_move import ShadowMove
+from include.operators.shadow_report import measure_both
 from include.operators.shadow_test import ShadowTestOperator
 from include.sagemaker.champion import find_champion
 from include.sagemaker.registry import describe_package, record_approval
@@ -306,12 +307,10 @@ def test_what_cloudwatch_tells_late_is_waited_for(
 ) -> None:
     told = [ShadowVariant(requests=requests, errors=0) for pair in counts for requests in pair]
     naps: list[float] = []
-    monkeypatch.setattr("include.operators.shadow_test.AwsBaseHook", Mock())
-    monkeypatch.setattr("include.operators.shadow_test.measure", Mock(side_effect=told))
-    monkeypatch.setattr("include.operators.shadow_test.time.sleep", naps.append)
+    monkeypatch.setattr("include.operators.shadow_report.measure", Mock(side_effect=told))
+    monkeypatch.setattr("include.operators.shadow_report.time.sleep", naps.append)
     end = datetime.now(UTC) - timedelta(minutes=minutes_ago)
-    operator = task({"trained_model": {}, "verdict": {}, "registered": {}})
-    live, challenger = operator._measure(ENDPOINT, ("AllTraffic", "Shadow"), end, end)
+    live, challenger = measure_both(Mock(), ENDPOINT, ("AllTraffic", "Shadow"), end, end)
     assert (live.requests, challenger.requests) == counts[-1]
     assert len(naps) == len(counts) - 1
 
