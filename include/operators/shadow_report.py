@@ -63,9 +63,9 @@ def compare_variants(plan: Plan, s3: Any, cloudwatch: Any, start: datetime, end:
     settings = get_settings()
     endpoint, [production] = settings.endpoint_name, plan.described["ProductionVariants"]
     variants = (str(production["VariantName"]), SHADOW)
-    live, challenger = measure_both(cloudwatch, endpoint, variants, start, end)
     folder = f"{settings.home}/{FOLDER}/{endpoint}"
     compared = compare(*(read_exchanges(s3, f"{folder}/{variant}", start, end) for variant in variants))
+    live, challenger = measure_both(cloudwatch, endpoint, variants, start, end, compared.pairs)
     passed, reason = judge(live, challenger)
     return ShadowReport(
         endpoint_name=endpoint,
@@ -101,17 +101,24 @@ def keep_report(plan: Plan, s3: Any, report: ShadowReport) -> ShadowReport:
 
 
 def measure_both(
-    cloudwatch: Any, endpoint: str, variants: tuple[str, str], start: datetime, end: datetime
+    cloudwatch: Any,
+    endpoint: str,
+    variants: tuple[str, str],
+    start: datetime,
+    end: datetime,
+    captured: int,
 ) -> tuple[ShadowVariant, ShadowVariant]:
     """Asks CloudWatch of both until it is late no more.
 
     That is when it knows of as many copies as requests, or of no more than a look before: the count of
-    the requests begins with the whole minute, and a copy may be dropped.
+    the requests begins with the whole minute, and a copy may be dropped. But two looks are alike, too, where
+    it has yet to hear of most copies: then it knows of few beside those that were captured.
     """
     before: tuple[ShadowVariant, ...] = ()
     while True:
         live, copied = (measure(cloudwatch, endpoint, variant, start, end) for variant in variants)
-        told = copied.requests >= live.requests or (copied.requests and (live, copied) == before)
+        heard = copied.requests > 0 and 2 * copied.requests >= captured
+        told = copied.requests >= live.requests or (heard and (live, copied) == before)
         if told or datetime.now(UTC) >= end + timedelta(seconds=LATE_SECONDS):
             return live, copied
         before = live, copied

@@ -299,6 +299,7 @@ def test_autoscaling_makes_no_test_longer(
         ([(500, 0), (500, 200), (500, 500)], 0),
         ([(500, 0), (500, 0), (500, 480), (500, 480)], 0),  # the rest was dropped
         ([(0, 0)], 0),
+        ([(500, 1), (500, 1), (500, 480), (500, 480)], 0),  # few beside 480 that were captured
         ([(500, 0)], 3),
     ],
 )
@@ -310,7 +311,7 @@ def test_what_cloudwatch_tells_late_is_waited_for(
     monkeypatch.setattr("include.operators.shadow_report.measure", Mock(side_effect=told))
     monkeypatch.setattr("include.operators.shadow_report.time.sleep", naps.append)
     end = datetime.now(UTC) - timedelta(minutes=minutes_ago)
-    live, challenger = measure_both(Mock(), ENDPOINT, ("AllTraffic", "Shadow"), end, end)
+    live, challenger = measure_both(Mock(), ENDPOINT, ("AllTraffic", "Shadow"), end, end, captured=480)
     assert (live.requests, challenger.requests) == counts[-1]
     assert len(naps) == len(counts) - 1
 

@@ -69,11 +69,12 @@ class Metrics:
 
     def flush(self) -> None:
         """Publishes what has been gathered."""
-        gathered: dict[Source, list[Sample]] = defaultdict(list)
+        # By the second of the request, not of the flush: a late flush must not date it into another minute.
+        gathered: dict[tuple[Source, int], list[Sample]] = defaultdict(list)
         for source, sample in drain(self._samples):
-            gathered[source].append(sample)
+            gathered[source, int(sample.at)].append(sample)
         by_region: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for source, samples in gathered.items():
+        for (source, _), samples in gathered.items():
             by_region[source.region] += _data(source, samples)
         for region, data in by_region.items():
             cloudwatch = storage.client("cloudwatch", self._url, region)
