@@ -1,6 +1,6 @@
-"""A training run in a process of its own: TensorFlow can be told only once which devices there are.
+"""Training runs in a process of their own: TensorFlow can be told only once which devices there are.
 
-python replicas.py OUT REPLICAS ARCHITECTURE LOSS
+python replicas.py OUT ARCHITECTURE LOSS [ARCHITECTURE LOSS ...]
 """
 
 from __future__ import annotations
@@ -28,14 +28,7 @@ from sessions import Sessions, Vocabulary
 PRODUCTS = 20
 
 
-def main(out: Path, replicas: int, architecture: str, loss: str) -> None:
-    cluster = Cluster()
-    if replicas > 1:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        devices = [tf.config.LogicalDeviceConfiguration()] * replicas
-        tf.config.set_logical_device_configuration(cpu, devices)
-        names = [f"CPU:{number}" for number in range(replicas)]
-        cluster = Cluster(tf.distribute.MirroredStrategy(names))
+def run(out: Path, cluster: Cluster, architecture: str, loss: str) -> None:
     keras.utils.set_random_seed(3)
     rng = np.random.default_rng(0)
     # 33 sessions in batches of 8: the last one has a single session, and so leaves a replica without any.
@@ -66,10 +59,20 @@ def main(out: Path, replicas: int, architecture: str, loss: str) -> None:
     progress = train(
         network, sessions, questions, vocabulary, options, lambda row: None, StopSignal(), cluster=cluster
     )
-    out.mkdir()
+    out.mkdir(parents=True)
     np.savez(out / "weights.npz", *network.get_weights())
     (out / "history.json").write_text(json.dumps(progress.history))
 
 
+def main(out: Path, *cases: str) -> None:
+    [cpu] = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    clusters = {"1": Cluster(), "2": Cluster(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))}
+    for architecture, loss in zip(cases[::2], cases[1::2], strict=True):
+        for replicas, cluster in clusters.items():
+            assert cluster.shares.total == int(replicas)
+            run(out / architecture / replicas, cluster, architecture, loss)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(Path(sys.argv[1]), *sys.argv[2:])

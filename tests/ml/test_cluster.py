@@ -40,17 +40,29 @@ def test_alone_one_is_the_chief_and_agrees_with_oneself() -> None:
     assert alone.from_chief([1.5, 2.0]).tolist() == [1.5, 2.0]
 
 
-@pytest.mark.parametrize(("architecture", "loss"), [("gru", "sampled"), ("attention", "full")])
-def test_two_replicas_learn_what_one_device_learns(architecture: str, loss: str, tmp_path: Path) -> None:
+LOSSES = {"gru": "sampled", "attention": "full"}
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of runs, by architecture and number of replicas, all from one process."""
+    out = tmp_path_factory.mktemp("learned")
+    cases = [word for case in LOSSES.items() for word in case]
+    command = [sys.executable, str(SCRIPT), str(out), *cases]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("architecture", LOSSES)
+def test_two_replicas_learn_what_one_device_learns(architecture: str, learned: Path) -> None:
     found = []
     for replicas in ("1", "2"):
-        out = tmp_path / replicas
-        command = [sys.executable, str(SCRIPT), str(out), replicas, architecture, loss]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
-        with np.load(out / "weights.npz") as archive:
+        folder = learned / architecture / replicas
+        with np.load(folder / "weights.npz") as archive:
             found.append([archive[name] for name in archive.files])
-        found[-1].append(np.array([row["loss"] for row in json.loads((out / "history.json").read_text())]))
+        history = json.loads((folder / "history.json").read_text())
+        found[-1].append(np.array([row["loss"] for row in history]))
     for one, two in zip(*found, strict=True):
         # The bias of attention's keys has a gradient of rounding errors, which Adam takes at face value.
         np.testing.assert_allclose(one, two, atol=5e-4)
