@@ -59,7 +59,7 @@ class Cluster:
         return self._sum(tf.constant(own, tf.float64)).numpy()
 
     def _summing(self) -> Any:
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def total(values: tf.Tensor) -> tf.Tensor:
             # A process speaks once, through the first of its replicas.
             spoken = [values, *[tf.zeros_like(values)] * (self.shares.local - 1)]

@@ -75,7 +75,8 @@ class Server(tf.Module):
             tf.TensorSpec([None, None], tf.string, name="session"),
             tf.TensorSpec([None], tf.int32, name="k"),
             tf.TensorSpec([None], tf.bool, name="exclude_seen"),
-        ]
+        ],
+        autograph=False,
     )
     def serve(self, session: tf.Tensor, k: tf.Tensor, exclude_seen: tf.Tensor) -> dict[str, tf.Tensor]:
         """Answers a batch.

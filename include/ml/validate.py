@@ -36,7 +36,7 @@ def choose_blend(recommender: Recommender, validation: Queries) -> Choice:
     """Fits the blend to validation sessions and sets it; the default where there are none."""
     if len(validation) == 0:
         return Choice(DEFAULT_BLEND, {}, _reached(recommender, validation))
-    look = tf.function(recommender.look_at, reduce_retracing=True)
+    look = tf.function(recommender.look_at, reduce_retracing=True, autograph=False)
     places, parts = [], []
     for rows, history, lengths, _, targets in _slices(validation):
         places.append(rows)
@@ -62,7 +62,7 @@ def _reached(
     names = (f"mrr@{LIST_LENGTH}", f"hit_rate@{LIST_LENGTH}")
     if len(validation) == 0:
         return {f"val_{name}": None for name in names}
-    score = tf.function(scores_of, reduce_retracing=True)
+    score = tf.function(scores_of, reduce_retracing=True, autograph=False)
     place = np.zeros(len(validation), np.int64)
     for rows, history, lengths, viewed, targets in _slices(validation):
         place[rows] = target_ranks(score(history, lengths), viewed, targets).numpy()
