@@ -36,6 +36,8 @@ def catalogue() -> dict[str, Any]:
 
     known = image_uris.config_for_framework("tensorflow")
     found: dict[str, Any] = {}
+    # The SDK reads botocore's file of all regions for every address, which takes longer than all the rest.
+    hosts: dict[tuple[str, str], str] = {}
     for scope in ("training", "inference"):
         found[scope] = {}
         for full, entry in list(known[scope]["versions"].items())[-NEWEST:]:
@@ -46,13 +48,14 @@ def catalogue() -> dict[str, Any]:
                 processor: _uri(scope, version, python, "us-east-1", type_)
                 for processor, type_ in PROCESSORS.items()
             }
-            regions = sorted(entry["registries"])
+            accounts = dict(sorted(entry["registries"].items()))
+            for region, account in accounts.items():
+                if (region, account) not in hosts:
+                    uri = _uri(scope, version, python, region, PROCESSORS["cpu"])
+                    hosts[region, account] = uri.partition("/")[0]
             found[scope][version] = {
                 "names": {processor: name.partition("/")[2] for processor, name in names.items()},
-                "registries": {
-                    region: _uri(scope, version, python, region, PROCESSORS["cpu"]).partition("/")[0]
-                    for region in regions
-                },
+                "registries": {region: hosts[region, account] for region, account in accounts.items()},
             }
     return found
 
