@@ -79,7 +79,7 @@ down: ## Stop exactly what `make up` started
 	@test ! -x $(PYTHON) || $(PYTHON) -m include.local.stack down
 
 test: setup .venv/.dev .venv-fakesnow/.fakesnow ## All tests
-	@$(ML_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/ml/test_train.py tests/ml tests/gate/behaviour
+	@$(ML_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/ml/test_[ct]*.py tests/ml/test_[!ct]*.py tests/gate/behaviour
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/ml --ignore tests/gate/behaviour
 
 bench: setup ## Speed of the data land at 36 million events beside a hand-written script (SHARE=0.1 for less)

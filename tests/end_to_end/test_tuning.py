@@ -95,7 +95,7 @@ def task(snapshot: Snapshot, epochs: int = 1, **changes: Any) -> TrainModelOpera
     return TrainModelOperator(
         task_id="train_model",
         snapshot=snapshot.to_xcom(),
-        hyperparameters={"architecture": "gru", "epochs": epochs, "max-seconds": 60},
+        hyperparameters={"architecture": "gru", "epochs": epochs, "max-seconds": 60, "refit": "off"},
         instance_type="ml.m5.large",
         max_runtime_seconds=300,
         tune_trials=3,

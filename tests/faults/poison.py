@@ -87,6 +87,6 @@ def whole_pipe(folder: Path, ml_python: Path) -> Poisoned:
                 path = folder / "snapshot" / key.removeprefix(place)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 s3.download_file(settings.bucket, key, str(path))
-    trained = run_train(ml_python, folder / "snapshot", folder / "job", "--epochs", "2")
+    trained = run_train(ml_python, folder / "snapshot", folder / "job", "--epochs", "2", "--refit", "off")
     assert trained.returncode == 0, trained.stderr
     return Poisoned(folder, report, tuple(keys))

@@ -25,7 +25,7 @@ def exports(ml_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     splits = [chains(60, 1), chains(12, 2), chains(12, 3)]
     one = write_snapshot(root / "snapshot", *splits)
     other = write_snapshot(root / "other snapshot", *map(_another_catalogue, splits))
-    options = ["--epochs", "1", "--embedding-dim", "8"]
+    options = ["--epochs", "1", "--embedding-dim", "8", "--refit", "off"]
     jobs = {"one": (one, options), "other": (other, options), "retrained": (one, [*options, "--seed", "7"])}
     assert run_several(ml_python, *((s, root / name, o) for name, (s, o) in jobs.items())) == [0] * len(jobs)
     return {name: root / name / "model" for name in jobs}

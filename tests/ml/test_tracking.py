@@ -58,7 +58,7 @@ def _noted(packages: dict[str, str]) -> list[Any]:
     return [json.loads(line) for line in Path(packages["NOTED"]).read_text().splitlines()]
 
 
-SHORT = ("--epochs", "2", "--embedding-dim", "8")
+SHORT = ("--epochs", "2", "--embedding-dim", "8", "--refit", "off")
 
 
 def test_mlflow_gets_parameters_curve_and_result(

@@ -100,7 +100,7 @@ def test_half_precision_trains_and_is_served_in_full(
     tmp_path: Path, planted: Path, train_py: Callable[..., Any]
 ) -> None:
     arguments = ("--epochs", "8", "--embedding-dim", "32", "--batch-size", "16")
-    done = train_py(planted, tmp_path, *arguments, "--precision", "mixed_bfloat16")
+    done = train_py(planted, tmp_path, *arguments, "--refit", "off", "--precision", "mixed_bfloat16")
     assert done.returncode == 0, done.stderr
     assert _strict(tmp_path / "data/evaluation/metrics.json")["model"]["mrr@20"] > 0.9
     server = tf.saved_model.load(str(tmp_path / "model/1"))
@@ -114,7 +114,18 @@ def test_half_precision_trains_and_is_served_in_full(
 
 
 def test_xla_can_be_asked_for(tmp_path: Path, planted: Path, train_py: Callable[..., Any]) -> None:
-    arguments = ("--epochs", "1", "--embedding-dim", "8", "--batch-size", "64", "--xla", "on")
+    arguments = (
+        "--epochs",
+        "1",
+        "--embedding-dim",
+        "8",
+        "--batch-size",
+        "64",
+        "--refit",
+        "off",
+        "--xla",
+        "on",
+    )
     done = train_py(planted, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
 
