@@ -122,6 +122,7 @@ def _dbt_core_group(settings: Settings, check: BaseOperator) -> TaskGroup:
             invocation_mode=InvocationMode.DBT_RUNNER,
             emit_datasets=False,
             callback=keep_docs,
+            cache_dir=models[0].cache_dir,  # what the models' tasks have parsed
             **arguments,
         )
         docs.operator_extra_links = (DbtDocsLink(),)

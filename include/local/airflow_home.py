@@ -100,13 +100,13 @@ def local_settings(aws_url: str, build: Path = BUILD) -> dict[str, dict[str, Any
     return {"connections": connections, "pools": pools, "variables": variables}
 
 
-def _airflow(arguments: list[str], environment: dict[str, str]) -> None:
-    """Runs an Airflow command; its output is shown only where it fails."""
-    done = subprocess.run(["airflow", *arguments], env=environment, capture_output=True, text=True, cwd=ROOT)
+def _airflow(commands: list[list[str]], environment: dict[str, str]) -> None:
+    """Runs commands of Airflow; their output is shown only where one fails."""
+    command = [sys.executable, "-m", "include.local.airflow_commands", json.dumps(commands)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        raise RuntimeError(
-            f"airflow {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-        )
+        names = ", ".join(f"airflow {' '.join(words)}" for words in commands)
+        raise RuntimeError(f"One of {names} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def prepare_airflow(environment: dict[str, str], aws_url: str, build: Path = BUILD) -> str:
@@ -126,16 +126,18 @@ def prepare_airflow(environment: dict[str, str], aws_url: str, build: Path = BUI
     settings = local_settings(aws_url, build)
     mark, stamp = home / ".prepared", hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     if not mark.exists() or mark.read_text() != stamp:
-        _airflow(["db", "migrate"], environment)
-        for kind, overwrite in (("connections", ["--overwrite"]), ("pools", []), ("variables", [])):
-            if settings[kind]:
-                path = home / f"{kind}.json"
-                # Airflow keeps passwords encrypted, and this file in the clear: nobody else may read it.
-                path.touch(mode=0o600)
-                path.write_text(json.dumps(settings[kind]))
-                try:
-                    _airflow([kind, "import", *overwrite, str(path)], environment)
-                finally:
-                    path.unlink()
+        commands, files = [["db", "migrate"]], []
+        try:
+            for kind, overwrite in (("connections", ["--overwrite"]), ("pools", []), ("variables", [])):
+                if settings[kind]:
+                    files.append(path := home / f"{kind}.json")
+                    # Airflow keeps passwords encrypted, and this file in the clear: nobody else may read it.
+                    path.touch(mode=0o600)
+                    path.write_text(json.dumps(settings[kind]))
+                    commands.append([kind, "import", *overwrite, str(path)])
+            _airflow(commands, environment)
+        finally:
+            for path in files:
+                path.unlink(missing_ok=True)
         mark.write_text(stamp)
     return str(json.loads(passwords.read_text())[USERNAME])

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,8 @@ from include.local.airflow_home import USERNAME, airflow_environment, prepare_ai
 from include.local.places import BUILD
 from include.local.process_groups import identity, is_ours, start_group, stop_groups, wait_for
 
-STATE_FILE = BUILD / "stack.json"
 AWS_PORT, AIRFLOW_PORT = 5055, 8080
-_STAGE = "stage.json"
+_STACK, _STAGE = "stack.json", "stage.json"
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ def start(
     return Stack(airflow_url, aws_url, password), groups
 
 
-def running() -> Stack | None:
-    """Returns the stack that `make up` started, where it still answers."""
-    if not STATE_FILE.exists():
+def running(build: Path = BUILD) -> Stack | None:
+    """Returns the stack that `make up` started on a folder, where it still answers."""
+    state = build / _STACK
+    if not state.exists():
         return None
-    state = json.loads(STATE_FILE.read_text())
-    stack = Stack(**state["stack"])
+    stack = Stack(**json.loads(state.read_text())["stack"])
     try:
         httpx.get(f"{stack.airflow_url}/api/v2/version", timeout=5, trust_env=False).raise_for_status()
         httpx.get(stack.aws_url, timeout=5, trust_env=False)
@@ -117,7 +116,7 @@ def running() -> Stack | None:
 @contextlib.contextmanager
 def stage(build: Path = BUILD) -> Iterator[Stack]:
     """Yields the stack of `make up` where it runs, or else one that ends with the block."""
-    if build == BUILD and (found := running()):
+    if found := running(build):
         yield found
         return
     _end_left_over(build)
@@ -154,36 +153,39 @@ def _end_left_over(build: Path) -> None:
     mark.unlink()
 
 
-def up() -> None:
-    """Starts the stack and leaves it running."""
-    if found := running():
+def up(build: Path = BUILD, ports: tuple[int, int] = (AWS_PORT, AIRFLOW_PORT)) -> None:
+    """Starts the stack and leaves it running; arguments as in `start`."""
+    if found := running(build):
         print(f"Already up: {found.airflow_url} (user {USERNAME}, password {found.password})")
         return
-    down()
-    _end_left_over(BUILD)
+    down(build)
+    _end_left_over(build)
     print("==> starting Airflow and the local emulator (about half a minute)", flush=True)
-    stack, groups = start(ports=(AWS_PORT, AIRFLOW_PORT))
-    STATE_FILE.touch(mode=0o600)
-    STATE_FILE.write_text(json.dumps({"stack": vars(stack), "groups": groups}))
+    stack, groups = start(build, ports=ports)
+    state = build / _STACK
+    state.touch(mode=0o600)
+    state.write_text(json.dumps({"stack": vars(stack), "groups": groups}))
     print(f"Airflow   {stack.airflow_url}   user {USERNAME}, password {stack.password}")
-    print(f"Emulator  {stack.aws_url}   logs {BUILD / 'logs'}")
+    print(f"Emulator  {stack.aws_url}   logs {build / 'logs'}")
     print("`make demo` now runs inside it; `make down` stops it.")
 
 
-def down() -> None:
-    """Stops what `up` started, and nothing else."""
-    if not STATE_FILE.exists():
+def down(build: Path = BUILD) -> None:
+    """Stops what `up` started on a folder, and nothing else."""
+    state = build / _STACK
+    if not state.exists():
         return
-    groups = [group for group in json.loads(STATE_FILE.read_text())["groups"] if is_ours(group)]
+    groups = [group for group in json.loads(state.read_text())["groups"] if is_ours(group)]
     stop_groups(groups)
-    STATE_FILE.unlink()
+    state.unlink()
     print(f"Stopped {len(groups)} process groups." if groups else "Nothing was running.")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["up", "down"])
+    commands: dict[str, Callable[[], None]] = {"up": up, "down": down}
+    parser.add_argument("command", choices=commands)
     try:
-        {"up": up, "down": down}[parser.parse_args().command]()
+        commands[parser.parse_args().command]()
     except RuntimeError as error:
         sys.exit(str(error))

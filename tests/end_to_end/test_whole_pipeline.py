@@ -1,4 +1,4 @@
-"""Both DAGs, whole, under a real Airflow with the emulator: once with a shop, once with noise."""
+"""Every DAG, whole, under a real Airflow with the emulator: `make demo`, and behind it `make up`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from include.local import demo, stack
 from include.local.airflow_api import AirflowApi
 from include.local.airflow_home import USERNAME
 from include.local.demo import PIPELINE_DAG
+from include.sagemaker.registry import list_packages
+from tests.end_to_end import people
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1500)]
+APPROVE, TEAR_DOWN = "gate.approve_model", "tear_down"
+GROUP = "shop-recommender"  # of models, and the endpoint's name
 
 # Secrets of a worker's environment and of the connections; fault 30 looks for them in all that a run wrote.
 CANARIES = {
@@ -52,7 +57,7 @@ def generate(root: Path, folder: Path, *options: str) -> Path:
     return folder
 
 
-def demo(
+def run(
     root: Path, data: Path, build: Path, once_up: Callable[[str], None] = lambda url: None
 ) -> subprocess.CompletedProcess[str]:
     """Runs the demo; `once_up` is called with the address of its Airflow while the demo goes on."""
@@ -131,7 +136,7 @@ def shop_run(root: Path, build: Path) -> dict[str, Any]:
         plant(api)
         refused.extend(refusals(api))
 
-    done = demo(root, data, build, once_up)
+    done = run(root, data, build, once_up)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return {**json.loads((build / "demo.json").read_text()), "refused": refused}
 
@@ -188,9 +193,61 @@ def test_nothing_is_left_running(shop_run: dict[str, Any], build: Path) -> None:
     assert left_running(build) == []
 
 
-def test_noise_is_rejected_with_reasons_and_nothing_goes_live(
-    root: Path, tmp_path: Path, ml_python: Path
+# Behind the demo, on the same folder: to start a stack takes half a minute of both cores.
+
+
+@pytest.fixture(scope="module")
+def up(build: Path, shop_run: dict[str, Any]) -> Iterator[stack.Stack]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PMS_SCHEDULE", "")  # no nightly run beside those that are asked for
+        stack.up(build, ports=(0, 0))
+    running = stack.running(build)
+    assert running is not None
+    yield running
+    stack.down(build)
+    assert left_running(build) == []
+
+
+def test_what_was_made_goes_after_a_yes_to_the_list_of_it(up: stack.Stack) -> None:
+    api, sagemaker = up.api(), demo._aws("sagemaker", up)
+    config = sagemaker.describe_endpoint(EndpointName=GROUP)["EndpointConfigName"]
+    run_id = people.start(api, TEAR_DOWN, "approve", {"registry": True})
+    asked = people.agree(api, TEAR_DOWN, "approve", run_id)
+    assert f"`{GROUP}`" in asked and f"`{config}`" in asked
+    assert people.end(api, TEAR_DOWN, run_id)[0] == "success"
+    assert sagemaker.list_endpoints()["Endpoints"] == sagemaker.list_models()["Models"] == []
+    assert sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"] == []
+
+
+def test_silence_does_not_deploy_and_a_yes_does(
+    up: stack.Stack, shop_run: dict[str, Any], build: Path
 ) -> None:
+    api, sagemaker = up.api(), demo._aws("sagemaker", up)
+    asks = {"require_approval": True, "reuse_snapshot": shop_run["snapshot_id"]}
+    asks["tenant"] = demo.tenant_of(build / "input")
+    run_id = people.start(api, PIPELINE_DAG, APPROVE, {**asks, "approval_hours": 20 / 3600})
+    [waiting] = list_packages(sagemaker, GROUP)
+    assert waiting.approval == "PendingManualApproval"
+    state, tasks = people.end(api, PIPELINE_DAG, run_id)
+    assert (state, tasks[APPROVE], tasks["deploy.smoke_test"]) == ("failed", "failed", "upstream_failed")
+    [refused] = list_packages(sagemaker, GROUP)
+    assert (refused.arn, refused.approval) == (waiting.arn, "Rejected")
+    assert refused.approval_description is not None and "Nobody answered" in refused.approval_description
+    assert sagemaker.list_endpoints()["Endpoints"] == []
+
+    run_id = people.start(api, PIPELINE_DAG, APPROVE, asks)
+    assert "Model card" in people.agree(api, PIPELINE_DAG, APPROVE, run_id)
+    state, tasks = people.end(api, PIPELINE_DAG, run_id)
+    assert (state, tasks[APPROVE], tasks["deploy.smoke_test"]) == ("success", "success", "success")
+    approved = list_packages(sagemaker, GROUP)[0]
+    assert approved.approval == "Approved"
+    assert approved.approval_description == f"Approved by admin (run {run_id})"
+
+
+def test_noise_is_rejected_with_reasons_and_nothing_goes_live(
+    root: Path, tmp_path: Path, build: Path, up: stack.Stack
+) -> None:
+    endpoints = demo._aws("sagemaker", up).list_endpoints()["Endpoints"]
     data = generate(
         root,
         tmp_path / "input",
@@ -203,19 +260,22 @@ def test_noise_is_rejected_with_reasons_and_nothing_goes_live(
         "--structure",
         "0",
     )
-    done = demo(root, data, tmp_path)
+    done = run(root, data, build)
     assert done.returncode == 3, done.stdout[-4000:] + done.stderr[-4000:]
-    result = json.loads((tmp_path / "demo.json").read_text())
+    result = json.loads((build / "demo.json").read_text())
     assert not result["verdict"]["approved"]
     assert [check for check in result["verdict"]["checks"] if check["status"] == "failed"]
     assert result["registered"]["approval"] == "Rejected"
     assert result["live_model"] is None
     assert result["recommendations"] == []
+    assert demo._aws("sagemaker", up).list_endpoints()["Endpoints"] == endpoints
 
 
-def test_bad_input_ends_with_a_clear_message(root: Path, tmp_path: Path) -> None:
+def test_bad_input_ends_with_a_clear_message(
+    root: Path, tmp_path: Path, build: Path, up: stack.Stack
+) -> None:
     (tmp_path / "input").mkdir()
     (tmp_path / "input" / "browsing.csv").write_text("session,sku\n1,2\n")
-    done = demo(root, tmp_path / "input", tmp_path)
+    done = run(root, tmp_path / "input", build)
     assert done.returncode == 2
     assert "session_id_hash" in done.stderr
