@@ -18,6 +18,7 @@ from include.contracts import PipelineError, SettingsError
 from include.operators.connections import get_connection
 from include.operators.data_prerequisites import check_dbt_cloud, check_snapshot, check_warehouse
 from include.operators.endpoint_update import EndpointUpdate, find_alarms
+from include.operators.guard import refuse_unknown_params
 from include.sagemaker.errors import explain, is_permanent
 from include.sagemaker.inventory import seen
 from include.sagemaker.plan import Choice, check_cost
@@ -87,6 +88,7 @@ class CheckPrerequisitesOperator(BaseOperator, SkipMixin):
             DownstreamTasksSkipped: All is well, and the window holds no events: the run ends here. Or an
                 earlier snapshot is used: the transform step is not needed.
         """
+        refuse_unknown_params(self, context)
         settings = get_settings()
         empty: list[str] = []
         problems: list[str] = []

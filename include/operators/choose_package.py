@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.contracts import Approval, Deployment, Registered
 from include.operators.endpoint_watch import EndpointWatch, limit_seconds
-from include.operators.guard import aws_faults, read_claim
+from include.operators.guard import aws_faults, read_claim, refuse_unknown_params
 from include.operators.links import RegistryLink
 from include.sagemaker.champion import find_champion
 from include.sagemaker.registry import clean_text, describe_package, record_approval
@@ -50,8 +50,9 @@ class ChoosePackageOperator(BaseOperator):
         """Chooses; returns the claim checks, JSON-ready.
 
         Raises:
-            AirflowFailException: There is no way back to that version, or to any.
+            AirflowFailException: There is no way back to that version, or to any; or an unknown Param.
         """
+        refuse_unknown_params(self, context)
         settings = get_settings()
         group = settings.model_package_group
         version = None if self.version in (None, "") else int(self.version)

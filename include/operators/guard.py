@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TypeVar
 
+from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
@@ -50,3 +52,21 @@ def read_claim(kind: type[ClaimT], value: object) -> ClaimT:
         raise AirflowFailException(
             f"The upstream task handed over no {kind.__name__}: {error}. Clear the upstream task."
         ) from error
+
+
+def refuse_unknown_params(task: BaseOperator, context: Context) -> None:
+    """Refuses a run that was given a Param which its DAG has not: Airflow takes it, and it does nothing.
+
+    Raises:
+        AirflowFailException: Names them, and what may have been meant.
+    """
+    run = context.get("dag_run")
+    given = (run.conf or {}) if run else {}
+    known = set(task.dag.params) if given else set()
+    if unknown := sorted(set(given) - known):
+        meant = {name: get_close_matches(name, known, n=1) for name in unknown}
+        listed = ", ".join(name + (f" (meant: {near[0]}?)" if near else "") for name, near in meant.items())
+        raise AirflowFailException(
+            f"{task.dag.dag_id} has no such Param: {listed}. Nothing was started. It has: "
+            f"{', '.join(sorted(known))}."
+        )

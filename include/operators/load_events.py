@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator, Connection, Context
 from include.assets import LANDED, RAW_EVENTS, RAW_PRODUCTS, RAW_SEARCHES
 from include.contracts import BadInputError, LoadReport
 from include.operators.connections import warehouse_info
-from include.operators.guard import aws_faults
+from include.operators.guard import aws_faults, refuse_unknown_params
 from include.settings import PROJECT_ROOT, Settings, get_settings
 from include.warehouse.connect import open_warehouse
 from include.warehouse.landing import loaded_dates
@@ -60,6 +60,7 @@ class LoadEventsOperator(BaseOperator):
             AirflowFailException: The input cannot be used as it is, or a setting is wrong.
             OSError: The warehouse is locked or gone for now.
         """
+        refuse_unknown_params(self, context)
         settings = get_settings()
         share = settings.max_reject_share if self.max_reject_share is None else self.max_reject_share
         with aws_faults(f"Load of {self.source}"):

@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from include.operators.approve_model import ApprovalRefusedError, responder
-from include.operators.guard import aws_faults, read_claim
+from include.operators.guard import aws_faults, read_claim, refuse_unknown_params
 from include.sagemaker.prices import load_prices
 from include.sagemaker.removal import Removal
 from include.sagemaker.tear_down import Clients, PlanClaim, keep_plan, plan_of, read_plan
@@ -55,8 +55,10 @@ class PlanTearDownOperator(BaseOperator):
         """Plans; returns the claim check, JSON-ready.
 
         Raises:
+            AirflowFailException: The run was given a Param that there is not.
             AirflowSkipException: There is nothing to delete.
         """
+        refuse_unknown_params(self, context)
         settings = get_settings()
         with aws_faults("Planning the tear-down"):
             clients = clients_of(self.aws_conn_id)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.definitions.param import ParamsDict
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from include.operators.check_prerequisites import CheckPrerequisitesOperator
+from include.operators.choose_package import ChoosePackageOperator
+from include.operators.load_events import LoadEventsOperator
+from include.operators.tear_down import PlanTearDownOperator
 from include.run_params import run_params
 from include.settings import Settings
 
@@ -79,3 +85,22 @@ def test_nothing_rides_on_a_value_that_is_allowed(name: str) -> None:
 def test_no_run_is_larger_than_the_form_allows(name: str, value: object) -> None:
     with pytest.raises(AirflowException, match="Invalid input for param"):
         checked(name, value)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments"),
+    [
+        (CheckPrerequisitesOperator, {"start_date": "2026-01-01", "end_date": "2026-01-02"}),
+        (LoadEventsOperator, {"source": "nowhere"}),
+        (ChoosePackageOperator, {}),
+        (PlanTearDownOperator, {}),
+    ],
+)
+def test_a_misspelt_param_starts_nothing(operator: type[Any], arguments: dict[str, Any]) -> None:
+    with DAG("shop", schedule=None, params={"max_cost": 1.0, "epochs": 8}):
+        task = operator(task_id="first", **arguments)
+    given = SimpleNamespace(conf={"max_costs": 5, "epochs": 2, "xyz": 1})
+    with pytest.raises(AirflowFailException) as refused:
+        task.execute({"dag_run": given})
+    assert "no such Param: max_costs (meant: max_cost?), xyz." in str(refused.value)
+    assert "It has: epochs, max_cost." in str(refused.value)
