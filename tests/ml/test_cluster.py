@@ -68,7 +68,7 @@ def test_two_replicas_learn_what_one_device_learns(architecture: str, learned: P
         np.testing.assert_allclose(one, two, atol=5e-4)
 
 
-SHARED = ("--epochs", "3", "--batch-size", "3", "--embedding-dim", "8", "--learning-rate", "0.003")
+SHARED = ("--epochs", "3", "--batch-size", "9", "--embedding-dim", "8", "--learning-rate", "0.003")
 
 
 class _Pair:
