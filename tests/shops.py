@@ -81,8 +81,8 @@ def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
         return warehouse.execute(Statement(sql))
 
 
-def run_dbt(path: Path, target: Path, *arguments: str) -> Any:
-    """Runs dbt in this process on a DuckDB file."""
+def run_dbt(path: Path, target: Path, *arguments: str, unit_tests: bool = False) -> Any:
+    """Runs dbt in this process on a DuckDB file; unit tests, whose inputs never change, where asked to."""
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.adapters.factory import reset_adapters
     from dbt.cli.main import dbtRunner
@@ -90,6 +90,8 @@ def run_dbt(path: Path, target: Path, *arguments: str) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PMS_DUCKDB_PATH", str(path))
         patch.setenv("PMS_WAREHOUSE_SCHEMA", SCHEMA)
+        if not unit_tests:
+            patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "unit_test")
         folders = ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
         outputs = ["--target-path", str(target), "--log-path", str(target / "logs")]
         try:
@@ -107,7 +109,7 @@ def _template() -> Path:
     write_shop(folder / "data", SMALL)
     path = folder / "warehouse.duckdb"
     land(path, folder / "data")
-    result = run_dbt(path, folder / "target", "build")
+    result = run_dbt(path, folder / "target", "build", unit_tests=True)
     assert result.success, result.exception
     with open_file(path) as warehouse:
         warehouse.execute(Statement("checkpoint"))

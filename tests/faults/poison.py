@@ -74,7 +74,7 @@ def whole_pipe(folder: Path, ml_python: Path) -> Poisoned:
     source = write_source(folder / "in", [*sessions(), *refused], products=products)
     warehouse = folder / "warehouse.duckdb"
     report = land(warehouse, source)
-    built = run_dbt(warehouse, folder / "target", "build", "--exclude-resource-type", "unit_test")
+    built = run_dbt(warehouse, folder / "target", "build")
     assert built.success, built.exception
 
     with s3_server() as address, pytest.MonkeyPatch.context() as patch:

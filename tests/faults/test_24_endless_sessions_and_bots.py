@@ -42,7 +42,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert report.events_landed == len(lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PMS_DUCKDB_MEMORY_LIMIT", "100MB")
-        built = run_dbt(path, folder / "target", "build", "--exclude-resource-type", "unit_test")
+        built = run_dbt(path, folder / "target", "build")
     assert built.success, built.exception
     return path
 

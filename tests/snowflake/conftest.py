@@ -65,8 +65,8 @@ class Account:
         with self.chosen():
             return task.execute(context("load_shopping_events", "load_events"))
 
-    def dbt(self, *arguments: str) -> Any:
-        """Runs dbt in this process under the profile that Cosmos makes of the connection."""
+    def dbt(self, *arguments: str, unit_tests: bool = False) -> Any:
+        """Runs dbt in this process under the profile that Cosmos makes of the connection; as `run_dbt`."""
         from dbt.adapters.factory import reset_adapters
         from dbt.cli.main import dbtRunner
 
@@ -77,6 +77,8 @@ class Account:
         ):
             for name, value in secrets.items():
                 patch.setenv(name, value)
+            if not unit_tests:
+                patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "unit_test")
             folders = ["--project-dir", str(self.project), "--profiles-dir", str(profile.parent)]
             outputs = ["--target-path", str(self.folder / "target"), "--log-path", str(self.folder / "logs")]
             try:

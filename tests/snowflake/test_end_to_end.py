@@ -82,7 +82,8 @@ def pair(account: Callable[[str], Account], tmp_path_factory: pytest.TempPathFac
     for source in (folder / "first", folder / "second"):
         report = both.snowflake.load(source)
         assert report == {**land(both.duckdb, source).to_xcom(), "source": str(source)}
-        for result in (both.snowflake.dbt("build"), run_dbt(both.duckdb, folder / "target", "build")):
+        theirs = both.snowflake.dbt("build", unit_tests=source.name == "first")
+        for result in (theirs, run_dbt(both.duckdb, folder / "target", "build")):
             assert result.success, [
                 (r.node.name, r.message) for r in result.result.results if str(r.status) in {"error", "fail"}
             ]
