@@ -3,7 +3,7 @@
 Requests have their times beforehand (Poisson arrivals), and latency counts from that time, not from the
 sending: a stalled server or generator then shows in every request that it delayed and not in one alone, which
 Gil Tene calls coordinated omission. One thread, plain sockets and `select`, whose timer is finer than that of
-`epoll`; connections are kept alive.
+`epoll`; connections are kept alive where the server keeps them.
 
 `python -m bench.load --port P --rate R --seconds S --bodies FILE` prints one JSON object.
 """
@@ -36,6 +36,7 @@ class Connection:
     due: float = 0.0
     received: bytearray = field(default_factory=bytearray)
     needed: int = 0
+    closes: bool = False
 
     def send(self, due: float, message: bytes) -> None:
         """Sends a request that was due then."""
@@ -56,6 +57,7 @@ class Connection:
             head = bytes(self.received[:end]).lower()
             length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
             self.needed = end + 4 + length
+            self.closes = b"\r\nconnection: close" in head
         if len(self.received) < self.needed:
             return None
         body = self.needed - self.received.find(b"\r\n\r\n") - 4
@@ -107,7 +109,11 @@ def drive(
                 if answer[0] == 200:
                     latencies.append((finished - connection.due) * 1e3)
                     sizes.append(answer[1])
-                idle.append(busy.pop(sock))
+                done = busy.pop(sock)
+                if done.closes:
+                    sock.close()
+                else:
+                    idle.append(done)
     return {
         "latencies": latencies,
         "statuses": dict(statuses),
@@ -155,11 +161,12 @@ def main() -> int:
     parser.add_argument("--rate", type=float, required=True, help="requests a second")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--bodies", type=Path, required=True, help="request bodies, one a line")
+    parser.add_argument("--path", default="/invocations", help="where they are sent")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     messages = [
-        b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (options.path.encode(), len(body), body)
         for body in options.bodies.read_bytes().splitlines()
     ]
     gc.disable()

@@ -5,6 +5,8 @@ half a minute, its embedding exported as float32 and as bfloat16, and starts the
 as the emulator does. The peers, in `bench/serving_peers`, are served by the same server from their own
 `code/inference.py`. One process generates the load (`bench.load`), on the same machine. Sides take turns.
 
+The last row asks an endpoint of the emulator by InvokeEndpoint, as `boto3` does but for its signing.
+
 `make bench-serving`, or `python -m bench.serving --build FOLDER` to keep what was trained.
 """
 
@@ -25,25 +27,36 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.local import model_server
+from include.local.emulator.server import Emulator
 from include.local.emulator.serving.model_server import ModelServer
 from include.local.places import ML_PYTHON, ROOT
 
 PRODUCTS = 57_483
 SESSIONS = {"train": 40_000, "validation": 100, "test": 2_000}
-RATES = {"float32": (200, 1000), "bfloat16": (200, 1000), "predict": (5, 200), "vmis": (200, 1000)}
+RATES = {
+    "float32": (200, 1000),
+    "bfloat16": (200, 1000),
+    "predict": (5, 200),
+    "vmis": (200, 1000),
+    "endpoint": (50, 200),
+}
 NAMES = {
     "float32": "this model",
     "bfloat16": "this model, `--embedding-dtype bfloat16`",
     "predict": "LSTM, `model.predict` and a sort",
     "vmis": "VMIS-kNN in Python",
+    "endpoint": "this model, through the emulator's InvokeEndpoint",
 }
+# Artefacts of a side of their own; the endpoint's is the first one.
+SIDES = tuple(side for side in RATES if side != "endpoint")
 _K = 20
 _PEERS = Path(__file__).with_name("serving_peers")
 
@@ -125,7 +138,7 @@ def prepare(build: Path) -> None:
     if not (build / "snapshot" / "manifest.json").exists():
         shutil.rmtree(build / "snapshot", ignore_errors=True)
         write_snapshot(build / "snapshot", skus, splits)
-    for side in RATES:
+    for side in SIDES:
         if (build / side / "done").exists():
             continue
         shutil.rmtree(build / side, ignore_errors=True)
@@ -142,45 +155,105 @@ def prepare(build: Path) -> None:
             lines.write(json.dumps({"instances": [{"session": seen, "k": _K}]}) + "\n")
 
 
+class Target(NamedTuple):
+    """Where requests go.
+
+    Attributes:
+        port: Of loopback.
+        path: Of the URL.
+        cold: Seconds from the start to the first answer to a ping.
+    """
+
+    port: int
+    path: str
+    cold: float
+
+
 @contextmanager
-def serving(model_dir: Path, log: Path) -> Iterator[tuple[int, float]]:
-    """Starts the model server as the emulator does; yields its port and the seconds to its first ping."""
+def serving(build: Path, side: str) -> Iterator[Target]:
+    """Serves a side's artefact."""
+    if side == "endpoint":
+        with endpoint(build) as target:
+            yield target
+        return
+    with model_served(build / side / "model", build / side / "server.log") as target:
+        yield target
+
+
+@contextmanager
+def endpoint(build: Path) -> Iterator[Target]:
+    """Starts an emulator with an endpoint of the first artefact, made by the calls that AWS takes."""
+    told = {"region_name": "us-east-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="pms-bench-") as state,
+        Emulator(Path(state), ML_PYTHON) as emulator,
+    ):
+        s3, sagemaker = (
+            boto3.client(kind, endpoint_url=emulator.url, **told) for kind in ("s3", "sagemaker")
+        )
+        archive = Path(state) / "model.tar.gz"
+        pack(build / "float32" / "model", archive)
+        s3.create_bucket(Bucket="bench")
+        s3.upload_file(str(archive), "bench", archive.name)
+        image = "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-inference:2.20-cpu-py312"
+        sagemaker.create_model(
+            ModelName="bench",
+            ExecutionRoleArn="arn:aws:iam::123456789012:role/bench",
+            PrimaryContainer={"Image": image, "ModelDataUrl": f"s3://bench/{archive.name}"},
+        )
+        variant = {"VariantName": "AllTraffic", "ModelName": "bench", "InitialInstanceCount": 1}
+        sagemaker.create_endpoint_config(
+            EndpointConfigName="bench", ProductionVariants=[variant | {"InstanceType": "ml.m5.large"}]
+        )
+        sagemaker.create_endpoint(EndpointName="bench", EndpointConfigName="bench")
+        sagemaker.get_waiter("endpoint_in_service").wait(
+            EndpointName="bench", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+        )
+        yield Target(emulator.port, "/endpoints/bench/invocations", time.monotonic() - started)
+
+
+@contextmanager
+def model_served(model_dir: Path, log: Path) -> Iterator[Target]:
+    """Starts the model server as the emulator does."""
     started = time.monotonic()
     server = ModelServer([str(ML_PYTHON), model_server.__file__], model_dir, {}, log)
     try:
         server.wait_healthy(180, threading.Event())
-        yield server.port, time.monotonic() - started
+        yield Target(server.port, "/invocations", time.monotonic() - started)
     finally:
         server.end(10)
 
 
-def load(port: int, bodies: Path, rate: float, seconds: float, seed: int) -> dict[str, Any]:
+def load(target: Target, bodies: Path, rate: float, seconds: float, seed: int) -> dict[str, Any]:
     """Runs the load generator in a process of its own."""
-    command = [sys.executable, "-m", "bench.load", "--port", str(port), "--bodies", str(bodies)]
+    command = [sys.executable, "-m", "bench.load", "--port", str(target.port), "--path", target.path]
+    command += ["--bodies", str(bodies)]
     command += ["--rate", str(rate), "--seconds", str(seconds), "--seed", str(seed)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
-def measure(build: Path, seconds: float, runs: int) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """Drives every side at its rates, `runs` times over; returns the rows by side and rate."""
+def measure(
+    build: Path, sides: list[str], seconds: float, runs: int
+) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """Drives each side at its rates, `runs` times over; returns the rows by side and rate."""
     rows: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for run in range(runs):
-        for side, rates in RATES.items():
-            with serving(build / side / "model", build / side / "server.log") as (port, cold):
-                load(
-                    port, build / "bodies.txt", min(rates), 2, seed=99
-                )  # nobody's first requests are counted
+        for side in sides:
+            rates = RATES[side]
+            with serving(build, side) as target:
+                # Nobody's first requests are counted.
+                load(target, build / "bodies.txt", min(rates), 2, seed=99)
                 for rate in rates:
-                    row = load(port, build / "bodies.txt", rate, seconds, seed=run) | {"cold": cold}
+                    row = load(target, build / "bodies.txt", rate, seconds, seed=run) | {"cold": target.cold}
                     rows.setdefault((side, rate), []).append(row)
                     print(f"  {side} at {rate}/s: {json.dumps(row)}", flush=True)
     return rows
 
 
-def artefact_mb(model_dir: Path, folder: Path) -> float:
-    """Returns the size of `model.tar.gz`, as SageMaker would keep it."""
-    path = folder / "model.tar.gz"
+def pack(model_dir: Path, path: Path) -> float:
+    """Writes `model.tar.gz`, as SageMaker would keep it; returns its size in MB."""
     with tarfile.open(path, "w:gz") as archive:
         archive.add(model_dir, arcname=".")
     return path.stat().st_size / 1e6
@@ -201,9 +274,9 @@ def report(build: Path, rows: dict[tuple[str, float], list[dict[str, Any]]]) -> 
             f"| {NAMES[side]} | {rate} | {answered:.0f} | {p50:.1f} | {p90:.1f} | {p99:.1f} "
             f"| {lost[0]}, {lost[1]} | {largest} |"
         )
-    for side in ("float32", "bfloat16"):
+    for side in sorted({"float32", "bfloat16"} & {side for side, _ in rows}):
         cold = statistics.median(row["cold"] for row in rows[side, RATES[side][0]])
-        size = artefact_mb(build / side / "model", build / side)
+        size = pack(build / side / "model", build / side / "model.tar.gz")
         print(f"{side}: model.tar.gz {size:.1f} MB, cold start {cold:.1f} s")
 
 
@@ -213,11 +286,12 @@ def main() -> int:
     parser.add_argument("--build", type=Path, help="folder to keep what is made in, and to find it in again")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load, for each side, rate and run")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=RATES, default=list(RATES), help="measure these alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pms-bench-") as folder:
         build = (options.build or Path(folder)).absolute()
         prepare(build)
-        report(build, measure(build, options.seconds, options.runs))
+        report(build, measure(build, options.sides, options.seconds, options.runs))
     return 0
 
 

@@ -15,8 +15,11 @@ MESSAGE = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n%d"
 
 
 @contextmanager
-def answering(status_of: Callable[[int], int]) -> Iterator[int]:
-    """A server on loopback whose n-th answer has the status that the function returns, when it returns."""
+def answering(status_of: Callable[[int], int], *, closes: bool = False) -> Iterator[int]:
+    """A server on loopback whose n-th answer has the status that the function returns, when it returns.
+
+    One that closes says so, and does it late.
+    """
     numbers = itertools.count()
 
     class Handler(BaseHTTPRequestHandler):
@@ -27,8 +30,12 @@ def answering(status_of: Callable[[int], int]) -> Iterator[int]:
             status = status_of(next(numbers))
             self.send_response(status)
             self.send_header("Content-Length", "3000")
+            if closes:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(digit * 3000)
+            if closes:
+                time.sleep(0.05)
 
         def log_message(self, *arguments: object) -> None:
             """Says nothing."""
@@ -60,6 +67,12 @@ def test_every_answer_is_counted_once() -> None:
     told = summary(result)
     assert (told["refused"], told["bytes_p50"], told["bytes_max"]) == (10, 3000, 3000)
     assert told["p50"] <= told["p90"] <= told["p99"]
+
+
+def test_no_request_is_sent_where_the_server_is_about_to_close() -> None:
+    with answering(lambda number: 200, closes=True) as port:
+        result = drive(port, [MESSAGE % 1], [0.005 * n for n in range(20)])
+    assert (result["statuses"], result["unanswered"]) == ({200: 20}, 0)
 
 
 def test_a_stall_counts_for_every_request_that_it_delays() -> None:
