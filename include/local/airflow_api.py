@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import tenacity
 
 FINISHED = frozenset({"success", "failed"})
+_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,23 @@ class TaskState:
     task_id: str
     state: str | None
     seconds: float | None
+
+
+class _PatientTransport(httpx.HTTPTransport):
+    """Asks again where Airflow has a fault, as a locked SQLite is, but never what must not happen twice."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return super().handle_request(request)
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda answer: answer.status_code >= 500),
+            wait=tenacity.wait_fixed(_PAUSE_SECONDS),
+            stop=tenacity.stop_after_attempt(4),
+            before_sleep=lambda state: state.outcome.result().close() if state.outcome else None,
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        answer: httpx.Response = again(super().handle_request, request)
+        return answer
 
 
 class AirflowApi:
@@ -32,7 +51,9 @@ class AirflowApi:
 
     def __init__(self, base_url: str, username: str, password: str) -> None:
         # Proxies of the environment must not see loopback traffic.
-        self._http = httpx.Client(base_url=base_url, timeout=30, trust_env=False)
+        self._http = httpx.Client(
+            base_url=base_url, timeout=30, trust_env=False, transport=_PatientTransport()
+        )
         answer = self._http.post("/auth/token", json={"username": username, "password": password})
         answer.raise_for_status()
         self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
