@@ -18,6 +18,7 @@ import accelerate
 import checkpoints
 import fit
 import queries as protocol
+from blend import TRAITS
 from checkpoints import Epoch, Progress, StopSignal
 from cluster import Cluster
 from evaluate import LIST_LENGTH
@@ -211,8 +212,8 @@ def build_network(
 def blend_report(choice: Choice) -> dict[str, object]:
     """Returns the choice as JSON: mean shares, what is mixed by, and what it reached."""
     weights = [[round(float(value), 6) for value in row] for row in choice.blend.weights]
-    rate = round(choice.blend.own_rate, 6)
-    return {"shares": choice.shares, "weights": weights, "own_rate": rate, **choice.reached}
+    own = {name: round(float(value), 6) for name, value in zip(TRAITS, choice.blend.own, strict=True)}
+    return {"shares": choice.shares, "weights": weights, "own": own, **choice.reached}
 
 
 def _best_epoch(history: list[Epoch]) -> int:

@@ -29,6 +29,7 @@ from sessions import Sessions, Vocabulary
 # companions. The optimum is flat around them.
 _REACH = 10
 _BACKWARD = 0.5
+_DOUBT = 16.0  # the companions of a product of which so many were counted weigh half
 _COMPANION_DECAY = 0.5
 _LOOK_BACK = 10  # steps of the session that the counts look at
 _WIDTH = 100  # companions kept per product: 99.97 % of the mass on that shop
@@ -50,18 +51,18 @@ class Recommender(tf.Module):
         self.products = len(vocabulary)
         after = transitions(sessions, self.products, _REACH)
         # Variables and not constants: a GraphDef may not exceed 2 GB.
-        self.companions = _table("companions", after + _BACKWARD * after.T)
+        self.companions = _table("companions", after + _BACKWARD * after.T, _DOUBT)
         self.followers = _table("followers", transitions(sessions, self.products))
         mean = vocabulary.counts.mean()
         popularity = np.log1p(np.concatenate([[0], vocabulary.counts]) / mean).astype(np.float32)
         self.popularity = tf.Variable(popularity, trainable=False, name="popularity")
         self.gate = tf.Variable(DEFAULT_BLEND.weights, trainable=False, name="gate")
-        self.own_rate = tf.Variable(DEFAULT_BLEND.own_rate, trainable=False, name="own_rate")
+        self.own = tf.Variable(DEFAULT_BLEND.own, trainable=False, name="own")
 
     def set_blend(self, blend: Blend) -> None:
         """Sets what `__call__` mixes by."""
         self.gate.assign(blend.weights)
-        self.own_rate.assign(blend.own_rate)
+        self.own.assign(blend.own)
 
     def __call__(self, history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns the mixture's probabilities.
@@ -91,7 +92,7 @@ class Recommender(tf.Module):
 
     def look_at(
         self, history: tf.Tensor, lengths: tf.Tensor, targets: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns what the gate is fitted to; arguments as in `__call__`, targets int32 [batch].
 
         Returns:
@@ -105,7 +106,8 @@ class Recommender(tf.Module):
         ]
         own = _others(items)
         matches = own * tf.cast(items == targets[:, None], tf.float32)
-        return self.features(items, lengths), tf.stack([network, *counted], axis=1), own, matches
+        probabilities = tf.stack([network, *counted], axis=1)
+        return self.features(items, lengths), probabilities, _traits(items), own, matches
 
     def features(self, items: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns what the gate looks at, float32 [batch, features], in the order of `blend.FEATURES`.
@@ -125,6 +127,7 @@ class Recommender(tf.Module):
             lengths <= 1,
             tf.gather(self.popularity, items[:, 0]),
             tf.math.log1p(tf.cast(repeats, tf.float32)),
+            tf.reduce_any(_again(items), axis=1),
         ]
         return tf.stack([tf.cast(column, tf.float32) for column in columns], axis=1)
 
@@ -144,7 +147,7 @@ class Recommender(tf.Module):
         ago = tf.range(_LOOK_BACK, dtype=tf.float32)
         ids, weights = (tf.gather(column, items) for column in self.companions)
         near = (_COMPANION_DECAY**ago * present)[:, :, None] * weights
-        own = tf.exp(self.own_rate * ago) * _others(items)
+        own = tf.exp(tf.linalg.matvec(_traits(items), self.own)) * _others(items)
         following, rates = (tf.gather(column, items[:, 0]) for column in self.followers)
         return [
             (tf.reshape(ids, [batch, -1]), _distribution(tf.reshape(near, [batch, -1]))),
@@ -164,6 +167,19 @@ def _others(items: tf.Tensor) -> tf.Tensor:
     return tf.cast((items > 0) & (items != items[:, :1]), tf.float32)
 
 
+def _again(items: tf.Tensor) -> tf.Tensor:
+    """Returns at which earlier steps the product being viewed was met, bool [batch, look back]."""
+    before = (items[:, 1:] == items[:, :1]) & (items[:, 1:] > 0)
+    return tf.pad(before, [[0, 0], [1, 0]])
+
+
+def _traits(items: tf.Tensor) -> tf.Tensor:
+    """Returns what own products are ranked by, float32 [batch, look back, traits], as in `blend.TRAITS`."""
+    retraced = tf.cast(tf.pad(_again(items)[:, 1:], [[0, 0], [0, 1]]), tf.float32)
+    ago = tf.broadcast_to(tf.range(_LOOK_BACK, dtype=tf.float32), tf.shape(items))
+    return tf.stack([ago, retraced], axis=2)
+
+
 def _distribution(weights: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))
 
@@ -174,21 +190,25 @@ def cells(ids: tf.Tensor) -> tf.Tensor:
     return tf.stack([rows, ids], axis=-1)
 
 
-def _table(name: str, counts: sp.spmatrix) -> tuple[tf.Variable, tf.Variable]:
+def _table(name: str, counts: sp.spmatrix, doubt: float = 0.0) -> tuple[tf.Variable, tf.Variable]:
     """Returns each row's likeliest columns and their shares of it, int32 and float32 [rows, width]."""
-    ids, shares = likeliest(counts)
+    ids, shares = likeliest(counts, doubt)
     return (
         tf.Variable(ids, trainable=False, name=f"{name}_ids"),
         tf.Variable(shares, trainable=False, name=f"{name}_shares"),
     )
 
 
-def likeliest(counts: sp.spmatrix) -> tuple[Any, Any]:
+def likeliest(counts: sp.spmatrix, doubt: float = 0.0) -> tuple[Any, Any]:
     """Returns ids int32 and shares float32 of each row's largest counts, [rows, width].
 
     A row's shares sum to at most 1, less where it has more columns than are kept; 0 pads.
+
+    Args:
+        counts: [rows, columns].
+        doubt: Added to each row's total: the fewer its counts, the smaller its shares.
     """
-    totals = np.asarray(counts.sum(axis=1)).ravel()
+    totals = np.asarray(counts.sum(axis=1)).ravel() + doubt
     shares = (sp.diags(1.0 / np.maximum(totals, 1e-12)) @ counts).tocsr()
     ids, values = best_columns(shares, min(_WIDTH, counts.shape[1] - 1))
     return ids, values.astype(np.float32)

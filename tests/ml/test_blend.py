@@ -8,9 +8,10 @@ import pytest
 from scipy.optimize import approx_fprime
 
 import blend
-from blend import COMPONENTS, DEFAULT_BLEND, FEATURES, Seen, fit_blend
+from blend import COMPONENTS, DEFAULT_BLEND, FEATURES, TRAITS, Seen, fit_blend
 
 NETWORK, OWN = COMPONENTS.index("network"), COMPONENTS.index("own")
+AGO, RETRACED = TRAITS.index("ago"), TRAITS.index("retraced")
 
 
 def _planted(queries: int) -> Seen:
@@ -23,7 +24,9 @@ def _planted(queries: int) -> Seen:
     own, matches = np.zeros((2, queries, 3))
     own[:, 1:] = 1.0
     matches[0::2, 1] = 1.0
-    return Seen(features, probabilities, own, matches)
+    traits = np.zeros((queries, 3, len(TRAITS)))
+    traits[:, :, AGO] = np.arange(3)
+    return Seen(features, probabilities, traits, own, matches)
 
 
 def test_planted_gate_is_found() -> None:
@@ -57,15 +60,27 @@ def test_own_products_are_ranked_as_they_were_chosen(steps: int) -> None:
     matches = np.zeros_like(seen.matches)
     matches[0::2, steps] = 1.0
     found = fit_blend(replace(seen, matches=matches))
-    assert found.own_rate * (-1 if steps == 1 else 1) > 0.5
-    assert abs(fit_blend(replace(seen, matches=matches)[np.arange(2000) < 4]).own_rate) < 0.05
+    assert found.own[AGO] * (-1 if steps == 1 else 1) > 0.5
+    assert abs(fit_blend(replace(seen, matches=matches)[np.arange(2000) < 4]).own[AGO]) < 0.05
+
+
+def test_shoppers_who_retrace_their_steps_are_told_from_those_who_go_back() -> None:
+    seen = _planted(2000)
+    matches, traits = np.zeros_like(seen.matches), seen.traits.copy()
+    chosen = np.random.default_rng(0).integers(1, 3, 1000)
+    matches[0::2][np.arange(1000), chosen] = 1.0
+    assert fit_blend(replace(seen, matches=matches)).own[RETRACED] == pytest.approx(0.0, abs=1e-6)
+    traits[0::2, :, RETRACED] = matches[0::2]
+    found = fit_blend(replace(seen, matches=matches, traits=traits))
+    assert found.own[RETRACED] > 2
+    assert abs(found.own[AGO]) < 0.1
 
 
 def test_targets_that_nobody_expects_say_nothing() -> None:
     seen = _planted(500)
     nobody = replace(seen, probabilities=0 * seen.probabilities, matches=0 * seen.matches)
     found = fit_blend(nobody)
-    assert found.own_rate == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(found.own, 0.0, atol=1e-6)
     np.testing.assert_allclose(found.weights, DEFAULT_BLEND.weights, atol=1e-3)
 
 
@@ -81,10 +96,12 @@ def test_gradient_is_that_of_the_objective(monkeypatch: pytest.MonkeyPatch) -> N
     rng = np.random.default_rng(0)
     own = rng.integers(0, 2, (30, 5)).astype(np.float64)
     matches = own * rng.integers(0, 2, (30, 5))
-    fit_blend(Seen(rng.normal(size=(30, len(FEATURES))), rng.random((30, len(COMPONENTS) - 1)), own, matches))
+    features, probabilities = rng.normal(size=(30, len(FEATURES))), rng.random((30, len(COMPONENTS) - 1))
+    traits = rng.normal(size=(30, 5, len(TRAITS)))
+    fit_blend(Seen(features, probabilities, traits, own, matches))
     [objective] = caught
     for _ in range(3):
-        point = rng.normal(size=len(FEATURES) * len(COMPONENTS) + 1)
-        point[-1] *= 0.1
+        point = rng.normal(size=len(FEATURES) * len(COMPONENTS) + len(TRAITS))
+        point[-len(TRAITS) :] *= 0.3
         wanted = approx_fprime(point, lambda at: objective(at)[0], 1e-6)
         np.testing.assert_allclose(objective(point)[1], wanted, rtol=1e-4, atol=1e-3)

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import tensorflow as tf  # noqa: TID253  # runs in the ML environment only
 
 import recommender as served
-from blend import COMPONENTS, DEFAULT_BLEND, FEATURES, Blend, Seen, _own
+from blend import COMPONENTS, DEFAULT_BLEND, FEATURES, TRAITS, Blend, Seen, _own
 from model import NextItem
 from recommender import Recommender
 from sessions import Sessions, Vocabulary
@@ -21,13 +21,16 @@ Floats = npt.NDArray[np.float64]
 def _favour(name: str) -> Blend:
     weights = np.zeros((len(FEATURES), len(COMPONENTS)), np.float32)
     weights[0, COMPONENTS.index(name)] = 3.0
-    return Blend(weights)
+    return Blend(weights, DEFAULT_BLEND.own)
 
 
 GATES = {
     "default": DEFAULT_BLEND,
     **{f"mostly {name}": _favour(name) for name in COMPONENTS},
-    "looks at the session": Blend(np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32), -0.2),
+    "looks at the session": Blend(
+        np.random.default_rng(7).normal(size=(len(FEATURES), len(COMPONENTS))).astype(np.float32),
+        np.array([-0.2, 0.7], np.float32),
+    ),
 }
 
 
@@ -78,7 +81,9 @@ def _reference(
                 if first != second:
                     after[first, second] += 1 / ahead
                     next_to[first, second] += ahead == 1
-    companions, followers = _share(after + served._BACKWARD * after.T), _share(next_to)
+    met = after + served._BACKWARD * after.T
+    # What was met with few others says less of a session beside what was met with many.
+    companions, followers = met / (met.sum(axis=1, keepdims=True) + served._DOUBT), _share(next_to)
     counts = np.bincount(np.concatenate(rows), minlength=PRODUCTS + 1)
     network = _softmax(recommender.network(history, lengths).numpy().astype(np.float64))
     features, parts = [], []
@@ -87,11 +92,13 @@ def _reference(
         near, own = np.zeros((2, PRODUCTS + 1))
         for ago, item in enumerate(items):
             near += served._COMPANION_DECAY**ago * companions[item]
-            own[item] += np.exp(float(recommender.own_rate) * ago) * (item != items[0])
+            retraced = ago + 1 < len(items) and items[ago + 1] == items[0]
+            own[item] += np.exp(np.dot([ago, retraced], recommender.own.numpy())) * (item != items[0])
         parts.append([expected, _share(near), followers[items[0]], _share(own)])
         popularity = np.log1p(counts[items[0]] / counts[1:].mean())
         repeats = len(items) - len(set(items.tolist()))
-        features.append([1.0, np.log1p(length) - 1.0, length <= 1, popularity, np.log1p(repeats)])
+        returning = items[0] in items[1:]
+        features.append([1.0, np.log1p(length) - 1.0, length <= 1, popularity, np.log1p(repeats), returning])
     return np.array(features, np.float64), np.array(parts)
 
 
@@ -116,7 +123,7 @@ def test_gate_is_fitted_to_what_is_served(rows: list[list[int]], recommender: Re
     looked = recommender.look_at(history, lengths, tf.constant(targets))
     seen = Seen(*(part.numpy().astype(np.float64) for part in looked))
     np.testing.assert_allclose(seen.features, features, rtol=1e-5, atol=1e-6)
-    expected = np.column_stack([seen.probabilities, _own(seen, float(recommender.own_rate))[0]])
+    expected = np.column_stack([seen.probabilities, _own(seen, recommender.own.numpy())[0]])
     np.testing.assert_allclose(expected, parts[np.arange(12), :, targets], rtol=1e-4, atol=1e-7)
 
 
@@ -135,3 +142,13 @@ def test_likeliest_keeps_shares_of_the_whole_row(monkeypatch: pytest.MonkeyPatch
     ids, shares = served.likeliest(counts)
     assert ids.tolist() == [[0, 0], [2, 0], [3, 1], [1, 2]]
     np.testing.assert_allclose(shares, [[0, 0], [1, 0], [0.75, 0.25], [0.4, 0.4]], rtol=1e-6)
+    _, doubted = served.likeliest(counts, 5.0)
+    np.testing.assert_allclose(doubted, [[0, 0], [0.5, 0], [1 / 3, 1 / 9], [0.2, 0.2]], rtol=1e-6)
+
+
+def test_a_step_back_is_retraced_where_the_viewed_product_led_before() -> None:
+    items = tf.constant([[1, 2, 3, 1, 4, 1, 0, 0, 0, 0], [0] * 10, [5, 6, 0, 0, 0, 0, 0, 0, 0, 0]])
+    traits = served._traits(items).numpy()
+    retraced = traits[..., TRAITS.index("retraced")]
+    assert [row.nonzero()[0].tolist() for row in retraced] == [[2, 4], [], []]
+    assert traits[0, :, TRAITS.index("ago")].tolist() == list(range(10))
