@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from include.contracts import Contract, PipelineError
 from include.sagemaker.errors import explain, is_permanent
 
+# Not the caller's: TriggerDagRunOperator adds it where OpenLineage is on, as it is on Astro.
+_NO_PARAMS = frozenset({"openlineage"})
 ClaimT = TypeVar("ClaimT", bound=Contract)
 
 
@@ -61,9 +63,9 @@ def refuse_unknown_params(task: BaseOperator, context: Context) -> None:
         AirflowFailException: Names them, and what may have been meant.
     """
     run = context.get("dag_run")
-    given = (run.conf or {}) if run else {}
+    given = set((run.conf or {}) if run else {}) - _NO_PARAMS
     known = set(task.dag.params) if given else set()
-    if unknown := sorted(set(given) - known):
+    if unknown := sorted(given - known):
         meant = {name: get_close_matches(name, known, n=1) for name in unknown}
         listed = ", ".join(name + (f" (meant: {near[0]}?)" if near else "") for name, near in meant.items())
         raise AirflowFailException(

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.operators.check_prerequisites import CheckPrerequisitesOperator
 from include.operators.choose_package import ChoosePackageOperator
+from include.operators.guard import refuse_unknown_params
 from include.operators.load_events import LoadEventsOperator
 from include.operators.tear_down import PlanTearDownOperator
 from include.run_params import run_params
@@ -104,3 +105,11 @@ def test_a_misspelt_param_starts_nothing(operator: type[Any], arguments: dict[st
         task.execute({"dag_run": given})
     assert "no such Param: max_costs (meant: max_cost?), xyz." in str(refused.value)
     assert "It has: epochs, max_cost." in str(refused.value)
+
+
+@pytest.mark.parametrize("conf", [None, {}, {"epochs": 2}, {"openlineage": {"parentRunId": "1"}}])
+def test_what_airflow_itself_gives_a_run_is_no_misspelling(conf: dict[str, Any] | None) -> None:
+    with DAG("shop", schedule=None, params={"epochs": 8}):
+        task = LoadEventsOperator(task_id="first", source="nowhere")
+    given: Any = {"dag_run": SimpleNamespace(conf=conf)}
+    refuse_unknown_params(task, given)
