@@ -8,6 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,17 @@ def prepare_airflow(environment: dict[str, str], aws_url: str, build: Path = BUI
     home.mkdir(parents=True, exist_ok=True)
     passwords = home / "simple_auth_manager_passwords.json.generated"
     if not passwords.exists():
-        passwords.touch(mode=0o600)
-        passwords.write_text(json.dumps({USERNAME: secrets.token_urlsafe(12)}))
+        draft = passwords.with_suffix(".draft")
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps({USERNAME: secrets.token_urlsafe(12)}))
+        draft.replace(passwords)
     settings = local_settings(aws_url, build)
-    mark, stamp = home / ".prepared", hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    # Another Airflow may need another database.
+    wanted = json.dumps([version("apache-airflow-core"), settings])
+    mark, stamp = home / ".prepared", hashlib.sha256(wanted.encode()).hexdigest()
     if not mark.exists() or mark.read_text() != stamp:
+        # Ended half-way, the database is neither what it was nor what it should be.
+        mark.unlink(missing_ok=True)
         commands, files = [["db", "migrate"]], []
         try:
             for kind, overwrite in (("connections", ["--overwrite"]), ("pools", []), ("variables", [])):
