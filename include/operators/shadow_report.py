@@ -63,9 +63,11 @@ def compare_variants(plan: Plan, s3: Any, cloudwatch: Any, start: datetime, end:
     settings = get_settings()
     endpoint, [production] = settings.endpoint_name, plan.described["ProductionVariants"]
     variants = (str(production["VariantName"]), SHADOW)
-    folder = f"{settings.home}/{FOLDER}/{endpoint}"
-    compared = compare(*(read_exchanges(s3, f"{folder}/{variant}", start, end) for variant in variants))
+    folders = [f"{settings.home}/{FOLDER}/{endpoint}/{variant}" for variant in variants]
+    compared = compare(*(read_exchanges(s3, folder, start, end) for folder in folders))
     live, challenger = measure_both(cloudwatch, endpoint, variants, start, end, compared.pairs)
+    if compared.pairs < challenger.requests:  # what is captured comes late, too
+        compared = compare(*(read_exchanges(s3, folder, start, end) for folder in folders))
     passed, reason = judge(live, challenger)
     return ShadowReport(
         endpoint_name=endpoint,
@@ -111,15 +113,15 @@ def measure_both(
     """Asks CloudWatch of both until it is late no more.
 
     That is when it knows of as many copies as requests, or of no more than a look before: the count of
-    the requests begins with the whole minute, and a copy may be dropped. But two looks are alike, too, where
-    it has yet to hear of most copies: then it knows of few beside those that were captured.
+    the requests begins with the whole minute, and a copy may be dropped. But either is so, too, where it has
+    yet to hear of most requests: then it knows of few copies beside those that were captured.
     """
     before: tuple[ShadowVariant, ...] = ()
     while True:
         live, copied = (measure(cloudwatch, endpoint, variant, start, end) for variant in variants)
-        heard = copied.requests > 0 and 2 * copied.requests >= captured
-        told = copied.requests >= live.requests or (heard and (live, copied) == before)
-        if told or datetime.now(UTC) >= end + timedelta(seconds=LATE_SECONDS):
+        heard = 2 * copied.requests >= captured
+        told = copied.requests >= live.requests or (copied.requests and (live, copied) == before)
+        if (heard and told) or datetime.now(UTC) >= end + timedelta(seconds=LATE_SECONDS):
             return live, copied
         before = live, copied
         time.sleep(get_settings().poll_seconds)

@@ -17,9 +17,10 @@ from include.contracts import Registered, ShadowReport, ShadowVariant, TrainedMo
 from include.operators.create_serving import wanted_config
 from include.operators.end_shadow_test import EndShadowTestOperator
 from include.operators.endpoint_watch import EndpointWatch
-from include.operators.shadow_move import ShadowMove
-from include.operators.shadow_report import measure_both
+from include.operators.shadow_move import Live, ShadowMove
+from include.operators.shadow_report import Plan, compare_variants, measure_both
 from include.operators.shadow_test import ShadowTestOperator
+from include.sagemaker.captured import Exchange
 from include.sagemaker.champion import find_champion
 from include.sagemaker.registry import describe_package, record_approval
 from include.settings import get_settings
@@ -294,26 +295,43 @@ def test_autoscaling_makes_no_test_longer(
 
 
 @pytest.mark.parametrize(
-    ("counts", "minutes_ago"),
+    ("counts", "captured", "minutes_ago"),
     [
-        ([(500, 0), (500, 200), (500, 500)], 0),
-        ([(500, 0), (500, 0), (500, 480), (500, 480)], 0),  # the rest was dropped
-        ([(0, 0)], 0),
-        ([(500, 1), (500, 1), (500, 480), (500, 480)], 0),  # few beside 480 that were captured
-        ([(500, 0)], 3),
+        ([(500, 0), (500, 200), (500, 500)], 480, 0),
+        ([(500, 0), (500, 0), (500, 480), (500, 480)], 480, 0),  # the rest was dropped
+        ([(0, 0)], 0, 0),
+        ([(500, 1), (500, 1), (500, 480), (500, 480)], 480, 0),  # few beside what was captured
+        ([(0, 0), (1, 1), (500, 500)], 480, 0),  # of both
+        ([(500, 0)], 480, 3),
+        ([(0, 0)], 480, 3),
     ],
 )
 def test_what_cloudwatch_tells_late_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, counts: list[tuple[int, int]], minutes_ago: int
+    monkeypatch: pytest.MonkeyPatch, counts: list[tuple[int, int]], captured: int, minutes_ago: int
 ) -> None:
     told = [ShadowVariant(requests=requests, errors=0) for pair in counts for requests in pair]
     naps: list[float] = []
     monkeypatch.setattr("include.operators.shadow_report.measure", Mock(side_effect=told))
     monkeypatch.setattr("include.operators.shadow_report.time.sleep", naps.append)
     end = datetime.now(UTC) - timedelta(minutes=minutes_ago)
-    live, challenger = measure_both(Mock(), ENDPOINT, ("AllTraffic", "Shadow"), end, end, captured=480)
+    live, challenger = measure_both(Mock(), ENDPOINT, ("AllTraffic", "Shadow"), end, end, captured)
     assert (live.requests, challenger.requests) == counts[-1]
     assert len(naps) == len(counts) - 1
+
+
+def test_what_data_capture_tells_late_is_compared(
+    trained: TrainedModel, approval: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, counted = Exchange("asked", (("a", "b"),)), ShadowVariant(requests=3, errors=0)
+    looks = iter([[exchange], [], [exchange] * 3, [exchange] * 3])
+    monkeypatch.setattr("include.operators.shadow_report.read_exchanges", lambda *_: next(looks))
+    monkeypatch.setattr("include.operators.shadow_report.measure", Mock(return_value=counted))
+    described = {"ProductionVariants": [{"VariantName": "AllTraffic", "ModelName": "base"}]}
+    request = {"EndpointConfigName": "test"}
+    plan = Plan(trained, approval, Live("test", "before"), described, "newer", request)
+    moment = datetime.now(UTC)
+    report = compare_variants(plan, Mock(), Mock(), moment, moment)
+    assert (report.pairs, report.overlap) == (3, 1.0)
 
 
 def test_model_that_a_person_refused_gets_no_traffic(
