@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.models.dagrun import DagRun
 from airflow.sdk import TriggerRule
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 from airflow.utils.state import State, TaskInstanceState
 
 HEAVY = ("tensorflow", "keras", "pandas", "sagemaker", "reclist", "mlflow", "torch")
@@ -160,6 +161,13 @@ def test_nothing_is_torn_down_that_nobody_agreed_to(bag: DagBag) -> None:
     assert {task.trigger_rule.value for task in dag.tasks} == {"all_success"}
     assert dag.schedule is None
     assert {name: dag.params[name] for name in ("data", "registry")} == {"data": False, "registry": False}
+
+
+@pytest.mark.parametrize("dag_id", [path.stem for path in dag_files()])
+def test_the_only_task_that_comes_first_refuses_a_misspelt_param(bag: DagBag, dag_id: str) -> None:
+    [first] = bag.dags[dag_id].roots
+    with pytest.raises(AirflowFailException, match="no such Param: tennant"):
+        first.execute({"dag_run": SimpleNamespace(conf={"tennant": "shop"})})
 
 
 @pytest.mark.parametrize("value", [0, -1, 169, None, "1"])
