@@ -59,7 +59,10 @@ def _answer(model: SASRecModel, log: Log, rows: Ints, length: int, lists: Ints) 
     back = np.arange(len(users)) - np.repeat(np.cumsum(spans) - spans, spans)
     items = log.items[users - np.repeat(spans, spans) + 1 + back]
     data = Dataset.construct(_interactions(users + _FIRST_QUERY, items))
-    found = model.recommend(users=rows + _FIRST_QUERY, dataset=data, k=WIDTH, filter_viewed=False)
+    # It learns the end of a long session alone, and knows no product that was met in beginnings only: a query
+    # of such products has no list.
+    asked = rows + _FIRST_QUERY
+    found = model.recommend(asked, data, WIDTH, filter_viewed=False, on_unsupported_targets="ignore")
     lists[found[Columns.User] - _FIRST_QUERY, found[Columns.Rank] - 1] = found[Columns.Item]
 
 
