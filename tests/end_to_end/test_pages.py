@@ -105,7 +105,7 @@ def test_models_can_be_found_tried_and_left_again(visitor: chromium.Visitor, ran
     row = page.locator("tr", has_text=ran.result["verdict"]["job_name"])
     playwright.expect(row.locator(".state")).to_have_text("live", timeout=SECONDS)
 
-    playwright.expect(page.locator("body")).to_contain_text("puts the endpoint back on it")
+    playwright.expect(page.locator("body")).to_contain_text("trigger the DAG roll_back_endpoint")
 
     viewed = ran.result["recommendations"][0]["session"][-1]
     page.get_by_label("Products that a customer looked at").fill(f"{viewed}\n")
