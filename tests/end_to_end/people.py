@@ -16,17 +16,22 @@ def start(api: AirflowApi, dag_id: str, question: str, conf: dict[str, object]) 
         assert api.run_state(dag_id, run_id) in {"queued", "running"}, states(api, dag_id, run_id)
         assert time.monotonic() < limit
         time.sleep(1)
-    # No person is as quick as this: an answer that comes before Airflow's scheduler has heard that the task
-    # waits is lost, and it asks again.
-    time.sleep(5)
+    # No person is as quick as this: an answer that comes before the task's worker has ended, which takes five
+    # seconds more, is lost.
+    time.sleep(8)
     return run_id
 
 
 def agree(api: AirflowApi, dag_id: str, question: str, run_id: str) -> str:
-    """Says yes, and returns what was asked."""
+    """Says yes, again where Airflow lost it and asks again, and returns what was asked."""
     task = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{question}/-1/hitlDetails"
     asked = str(api._call("GET", task)["body"])
-    api._call("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
+    limit = time.monotonic() + 300
+    while (state := states(api, dag_id, run_id).get(question)) not in {"success", "failed"}:
+        if state == "awaiting_input" and not api._call("GET", task)["response_received"]:
+            api._call("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
+        assert time.monotonic() < limit
+        time.sleep(1)
     return asked
 
 

@@ -100,6 +100,6 @@ def context(dag: str, task: str, run: str = "manual__1") -> Any:
         "run_id": run,
         "ti": instance,
         "task_instance": instance,
-        "dag_run": SimpleNamespace(run_id=run),
+        "dag_run": SimpleNamespace(run_id=run, conf=None),
         "outlet_events": OutletEventAccessors(),
     }
