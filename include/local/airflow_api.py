@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -24,11 +26,9 @@ class TaskState:
 
 
 class _PatientTransport(httpx.HTTPTransport):
-    """Asks again where Airflow has a fault, as a locked SQLite is, but never what must not happen twice."""
+    """Asks again where Airflow has a fault, as a locked SQLite is: no request here does harm twice."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if request.method == "POST":
-            return super().handle_request(request)
         again = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda answer: answer.status_code >= 500),
             wait=tenacity.wait_fixed(_PAUSE_SECONDS),
@@ -60,8 +60,7 @@ class AirflowApi:
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         answer = self._http.request(method, f"/api/v2{path}", **arguments)
-        if answer.is_error:
-            raise RuntimeError(f"Airflow answered {answer.status_code} to {method} {path}: {answer.text}")
+        _refuse(answer)
         body: dict[str, Any] = answer.json()
         return body
 
@@ -92,8 +91,13 @@ class AirflowApi:
 
     def trigger(self, dag_id: str, conf: dict[str, object]) -> str:
         """Starts a run with these Params and returns its id."""
-        body = {"logical_date": None, "conf": conf}
-        return str(self._call("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+        # With an id of ours, so that a request that is sent again starts no second run.
+        run_id = f"manual__{datetime.now(UTC).isoformat()}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        answer = self._http.post(f"/api/v2/dags/{dag_id}/dagRuns", json=body)
+        if answer.status_code != HTTPStatus.CONFLICT:
+            _refuse(answer)
+        return run_id
 
     def unfinished_runs(self, dag_id: str) -> list[str]:
         """Returns the ids of the runs that are queued or running."""
@@ -171,3 +175,9 @@ class AirflowApi:
             if time.monotonic() > limit:
                 raise TimeoutError(f"{dag_id} {run_id} was still {state} after {seconds:.0f} s.")
             time.sleep(1)
+
+
+def _refuse(answer: httpx.Response) -> None:
+    if answer.is_error:
+        asked = f"{answer.request.method} {answer.request.url.path.removeprefix('/api/v2')}"
+        raise RuntimeError(f"Airflow answered {answer.status_code} to {asked}: {answer.text}")
