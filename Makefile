@@ -78,6 +78,7 @@ up: setup ## Keep Airflow (with its web UI) and the local emulator running
 down: ## Stop exactly what `make up` started
 	@test ! -x $(PYTHON) || $(PYTHON) -m include.local.stack down
 
+# In this order, which --no-loadscope-reorder keeps, the longest files are not left to one core at the end.
 test: setup .venv/.dev .venv-fakesnow/.fakesnow ## All tests
 	@$(ML_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/ml/test_[ct]*.py tests/ml/test_[!ct]*.py tests/gate/behaviour
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/ml --ignore tests/gate/behaviour

@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +161,7 @@ class Target(NamedTuple):
     Attributes:
         port: Of loopback.
         path: Of the URL.
-        cold: Seconds from the start to the first answer to a ping.
+        cold: Seconds from the start until it is ready.
     """
 
     port: int
@@ -169,15 +169,11 @@ class Target(NamedTuple):
     cold: float
 
 
-@contextmanager
-def serving(build: Path, side: str) -> Iterator[Target]:
+def serving(build: Path, side: str) -> AbstractContextManager[Target]:
     """Serves a side's artefact."""
     if side == "endpoint":
-        with endpoint(build) as target:
-            yield target
-        return
-    with model_served(build / side / "model", build / side / "server.log") as target:
-        yield target
+        return endpoint(build)
+    return model_served(build / side / "model", build / side / "server.log")
 
 
 @contextmanager
