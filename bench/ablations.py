@@ -23,7 +23,7 @@ CHANGES = {
     "no shortcuts": "--shortcuts 0",
     "no label smoothing": "--label-smoothing 0",
     "label smoothing 0.1": "--label-smoothing 0.1",
-    "no categories": "--categories off",
+    "no catalogue": "--catalog off",
     "full softmax at any size": "--full-softmax-products 10000000",
     "sampled softmax at any size": "--full-softmax-products 0",
     "512 negatives": "--full-softmax-products 0 --negatives 512",

@@ -65,7 +65,7 @@ def run_params(settings: Settings) -> dict[str, Param]:
             description="gru: recurrent, quick to train on a CPU. attention: SASRec-like.",
         ),
         "epochs": Param(
-            8,
+            6,
             type="integer",
             minimum=1,
             maximum=200,

@@ -29,11 +29,27 @@ class Catalog:
     categories: pa.Array
     prices: pa.Array
 
-    def category_numbers(self) -> npt.NDArray[np.int32]:
-        """Returns each vocabulary id's category, from 1 in the order of names, 0 for none, [products + 1]."""
-        names = pc.unique(self.categories).drop_null()
-        numbers = pc.add(pc.index_in(self.categories, names.take(pc.sort_indices(names))), 1)
-        return np.concatenate([[0], numbers.fill_null(0).to_numpy(zero_copy_only=False)]).astype(np.int32)
+    def kinds(self) -> npt.NDArray[np.int32]:
+        """Returns what kinds each vocabulary id is of, [products + 1, 3], 0 for none.
+
+        By category, by price bucket, and by both together, which tells a cheap telephone from a dear one.
+        They are numbered from 1 through all three, so that one table holds a row for each.
+        """
+        columns = [_numbers(self.categories), _numbers(self.prices)]
+        known = (columns[0] > 0) & (columns[1] > 0)
+        pairs = columns[0] * (columns[1].max(initial=0) + 1) + columns[1]
+        columns.append(_numbers(pa.array(pairs, mask=~known)))
+        before = np.cumsum([0, *(column.max(initial=0) for column in columns[:-1])])
+        kinds = np.column_stack(columns)
+        return np.vstack([np.zeros(3), np.where(kinds > 0, kinds + before, 0)]).astype(np.int32)
+
+
+def _numbers(values: pa.Array) -> npt.NDArray[np.int64]:
+    """Returns the place of each value among the different ones, in their order, from 1; 0 for null."""
+    different = pc.unique(values).drop_null()
+    places = pc.index_in(values, different.take(pc.sort_indices(different)))
+    numbers: npt.NDArray[np.int64] = pc.add(places, 1).fill_null(0).to_numpy(zero_copy_only=False)
+    return numbers.astype(np.int64)
 
 
 def read_catalog(root: Path, listed: Sequence[str], skus: npt.NDArray[np.object_]) -> Catalog | None:

@@ -149,7 +149,7 @@ class Learner:
         # Whatever ran before, a tracker's client among it, may have drawn from the same generators.
         keras.utils.set_random_seed(arguments.seed)
         with self.cluster.strategy.scope(), accelerate.dtype_policy(precision):
-            network = build_network(arguments, products, categories=self.corpus.categories)
+            network = build_network(arguments, products, kinds=self.corpus.kinds)
         progress = fit.train(
             network,
             sessions,
@@ -194,7 +194,7 @@ def build_network(
     arguments: argparse.Namespace,
     products: int,
     embedding_dtype: str = "float32",
-    categories: Ids | None = None,
+    kinds: Ids | None = None,
 ) -> NextItem:
     """Returns an untrained network of the job's hyper-parameters; arguments as in `NextItem`."""
     return NextItem(
@@ -205,7 +205,7 @@ def build_network(
         arguments.max_length,
         arguments.shortcuts,
         embedding_dtype,
-        categories if arguments.categories == "on" else None,
+        kinds if arguments.catalog == "on" else None,
     )
 
 

@@ -11,6 +11,12 @@ from sessions import Ids
 # Two blocks of two heads: the SASRec paper's set-up for sessions this short.
 _BLOCKS = 2
 _HEADS = 2
+# How far products of the same kinds begin apart, as a share of how far the kinds do.
+_APART = 0.3
+
+
+def _normal(deviation: float) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=deviation)
 
 
 def _last_only(shape: tuple[int, int], dtype: str | None = None) -> tf.Tensor:
@@ -36,7 +42,7 @@ class NextItem(keras.Model):
         max_length: int,
         shortcuts: int = 0,
         embedding_dtype: str = "float32",
-        categories: Ids | None = None,
+        kinds: Ids | None = None,
     ) -> None:
         """Builds the network.
 
@@ -51,24 +57,23 @@ class NextItem(keras.Model):
                 encoder alone.
             embedding_dtype: Type that the item embedding is kept in, and the catalogue scored in; training
                 needs `float32`.
-            categories: Category of each id, 0 for none, [products + 1]; a product's vector is then its own
-                and its category's together, so that a rare product begins where its kind is.
+            kinds: Kinds that each id is of, 0 for none, [products + 1, any]; a product's vector is then its
+                own and those of its kinds together, so that a rare product begins where its kinds are.
 
         Raises:
             ValueError: The architecture is unknown.
         """
         super().__init__()
+        wide = dim**-0.5
         self.items = layers.Embedding(
             products + 1,
             dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
+            embeddings_initializer=_normal(wide if kinds is None else _APART * wide),
             dtype=embedding_dtype,
         )
-        self.categories = None if categories is None else tf.constant(categories, tf.int32)
-        if categories is not None:
-            self.kinds = layers.Embedding(
-                int(categories.max()) + 1, dim, embeddings_initializer=self.items.embeddings_initializer
-            )
+        self.kinds_of = None if kinds is None else tf.constant(kinds, tf.int32)
+        if kinds is not None:
+            self.kinds = layers.Embedding(int(kinds.max()) + 1, dim, embeddings_initializer=_normal(wide))
         self.bias = self.add_weight(name="bias", shape=(products + 1,), initializer="zeros")
         # Where there are none, not trainable: there is no gradient either.
         self.shortcuts = self.add_weight(
@@ -98,17 +103,18 @@ class NextItem(keras.Model):
         """Returns what stands for products, int32 [...] to [..., dim]."""
         # Gathered from the variables, so that the gradient has these rows only.
         own = self.items(ids)
-        return own if self.categories is None else own + self.kinds(tf.gather(self.categories, ids))
+        return own if self.kinds_of is None else own + ops.sum(self.kinds(tf.gather(self.kinds_of, ids)), -2)
 
     def table(self) -> tf.Tensor:
         """Returns what stands for every id, [products + 1, dim]."""
         own = self.items.embeddings
-        if self.categories is None:
+        if self.kinds_of is None:
             return own
-        return ops.convert_to_tensor(own) + tf.gather(self.kinds.embeddings.value, self.categories)
+        shared = tf.gather(self.kinds.embeddings.value, self.kinds_of)
+        return ops.convert_to_tensor(own) + tf.reduce_sum(shared, axis=1)
 
     def copy_to(self, other: NextItem) -> None:
-        """Hands the weights to a network without categories, or of another type of embedding."""
+        """Hands the weights to a network without kinds, or of another type of embedding."""
         other.items.embeddings.assign(ops.cast(self.table(), other.items.embeddings.dtype))
         other.bias.assign(self.bias)
         other.shortcuts.assign(self.shortcuts)

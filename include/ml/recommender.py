@@ -31,7 +31,11 @@ _REACH = 10
 _BACKWARD = 0.5
 _DOUBT = 16.0  # the companions of a product of which so many were counted weigh half
 _COMPANION_DECAY = 0.5
-_LOOK_BACK = 10  # steps of the session that the counts look at
+_NEAR = 10  # steps of the session whose companions count
+_LOOK_BACK = 20  # steps of the session that own products are taken from
+# Where the logarithms of two of the gate's features level off.
+_OWNED = 0.03
+_OVERLAP = 0.01
 _WIDTH = 100  # companions kept per product: 99.97 % of the mass on that shop
 
 
@@ -79,12 +83,13 @@ class Recommender(tf.Module):
             float32 [batch, products + 1]; rows of length 0 mean nothing.
         """
         items = latest(history, lengths)
-        shares = tf.nn.softmax(tf.matmul(self.features(items, lengths), self.gate))
-        dense = shares[:, :1] * tf.nn.softmax(self.network(history, lengths))
+        expected = tf.nn.softmax(self.network(history, lengths))
         candidates = self.candidates(items)
+        features = self.features(items, lengths, expected, candidates)
+        shares = tf.nn.softmax(tf.matmul(features, self.gate))
         ids = tf.concat([ids for ids, _ in candidates], axis=1)
         weights = [shares[:, n : n + 1] * weights for n, (_, weights) in enumerate(candidates, start=1)]
-        return tf.tensor_scatter_nd_add(dense, cells(ids), tf.concat(weights, axis=1))
+        return tf.tensor_scatter_nd_add(shares[:, :1] * expected, cells(ids), tf.concat(weights, axis=1))
 
     def network(self, history: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns the network's logits, float32 [batch, products + 1]; arguments as in `__call__`."""
@@ -99,23 +104,44 @@ class Recommender(tf.Module):
             The fields of `blend.Seen`, as float32.
         """
         items = latest(history, lengths)
-        network = tf.gather(tf.nn.softmax(self.network(history, lengths)), targets, batch_dims=1)
+        expected = tf.nn.softmax(self.network(history, lengths))
+        candidates = self.candidates(items)
         counted = [
             tf.reduce_sum(tf.where(ids == targets[:, None], weights, 0.0), axis=1)
-            for ids, weights in self.candidates(items)[:-1]
+            for ids, weights in candidates[:-1]
         ]
         own = _others(items)
         matches = own * tf.cast(items == targets[:, None], tf.float32)
-        probabilities = tf.stack([network, *counted], axis=1)
-        return self.features(items, lengths), probabilities, _traits(items), own, matches
+        probabilities = tf.stack([tf.gather(expected, targets, batch_dims=1), *counted], axis=1)
+        return (
+            self.features(items, lengths, expected, candidates),
+            probabilities,
+            _traits(items),
+            own,
+            matches,
+        )
 
-    def features(self, items: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    def features(
+        self,
+        items: tf.Tensor,
+        lengths: tf.Tensor,
+        expected: tf.Tensor,
+        candidates: list[tuple[tf.Tensor, tf.Tensor]],
+    ) -> tf.Tensor:
         """Returns what the gate looks at, float32 [batch, features], in the order of `blend.FEATURES`.
 
         Args:
             items: From `latest`.
             lengths: Known ids per row, int32 [batch].
+            expected: The network's probabilities, float32 [batch, products + 1].
+            candidates: From `candidates`.
         """
+        own = tf.cast(_others(items), tf.int32) * items
+        companions, weights = candidates[0]
+        among = tf.reduce_any(companions[:, :, None] == own[:, None, :], axis=2)
+        owned = tf.reduce_sum(tf.where(among, weights, 0.0), axis=1)
+        near, rates = (tf.gather(column, items[:, 0]) for column in self.companions)
+        overlap = tf.reduce_sum(tf.sqrt(tf.gather(expected, near, batch_dims=1) * rates), axis=1)
         same = (items[:, :, None] == items[:, None, :]) & (items[:, :, None] > 0)
         earlier = tf.linalg.band_part(tf.cast(same, tf.int32), -1, 0) - tf.linalg.band_part(
             tf.cast(same, tf.int32), 0, 0
@@ -128,6 +154,8 @@ class Recommender(tf.Module):
             tf.gather(self.popularity, items[:, 0]),
             tf.math.log1p(tf.cast(repeats, tf.float32)),
             tf.reduce_any(_again(items), axis=1),
+            tf.where(tf.reduce_any(own > 0, axis=1), tf.math.log(owned + _OWNED) + 2.0, 0.0),
+            tf.math.log(overlap + _OVERLAP) + 1.0,
         ]
         return tf.stack([tf.cast(column, tf.float32) for column in columns], axis=1)
 
@@ -143,10 +171,10 @@ class Recommender(tf.Module):
             the others.
         """
         batch = tf.shape(items)[0]
-        present = tf.cast(items > 0, tf.float32)
-        ago = tf.range(_LOOK_BACK, dtype=tf.float32)
-        ids, weights = (tf.gather(column, items) for column in self.companions)
-        near = (_COMPANION_DECAY**ago * present)[:, :, None] * weights
+        latest_few = items[:, :_NEAR]
+        decay = _COMPANION_DECAY ** tf.range(_NEAR, dtype=tf.float32) * tf.cast(latest_few > 0, tf.float32)
+        ids, weights = (tf.gather(column, latest_few) for column in self.companions)
+        near = decay[:, :, None] * weights
         own = tf.exp(tf.linalg.matvec(_traits(items), self.own)) * _others(items)
         following, rates = (tf.gather(column, items[:, 0]) for column in self.followers)
         return [

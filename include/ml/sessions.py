@@ -91,14 +91,15 @@ class Corpus:
 
     Attributes:
         vocabulary: The products of the training and validation sessions.
-        categories: Category of each vocabulary id, 0 for none, [products + 1]; None without a catalogue.
+        kinds: Kinds that each vocabulary id is of, [products + 1, any], as in `Catalog.kinds`; None without a
+            catalogue.
         universe: Every SKU of any split, object array.
-        catalog: What the categories were numbered from; None without a catalogue.
+        catalog: What the kinds were numbered from; None without a catalogue.
     """
 
     manifest: dict[str, Any]
     vocabulary: Vocabulary
-    categories: Ids | None
+    kinds: Ids | None
     universe: npt.NDArray[np.object_]
     train: Sessions
     validation: Sessions
@@ -146,8 +147,8 @@ def load(root: Path) -> Corpus:
                 f"the {name} split has no session of two or more interactions: widen the date window"
             )
     catalog = read_catalog(root, listed, vocabulary.skus)
-    categories = None if catalog is None else catalog.category_numbers()
-    return Corpus(manifest, vocabulary, categories, skus, train, validation, test, catalog)
+    kinds = None if catalog is None else catalog.kinds()
+    return Corpus(manifest, vocabulary, kinds, skus, train, validation, test, catalog)
 
 
 def _encode(split: Split, lookup: Ids) -> Sessions:

@@ -123,7 +123,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         UsageError: An argument is unknown or out of bounds.
     """
     parser = _Parser(description="Trains a next-item model on a snapshot.")
-    parser.add_argument("--epochs", type=_whole(1, 1000), default=8)
+    parser.add_argument("--epochs", type=_whole(1, 1000), default=6)
     parser.add_argument("--batch-size", type=_whole(1, 65_536), default=256)
     parser.add_argument("--embedding-dim", type=_whole(2, 2048), default=64)
     parser.add_argument("--learning-rate", type=_number(0.0), default=0.015)
@@ -132,10 +132,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=_whole(0, 2**31 - 1), default=42)
     parser.add_argument("--architecture", choices=("gru", "attention"), default="gru")
     parser.add_argument("--shortcuts", type=_whole(0, 10), default=3)
-    parser.add_argument("--label-smoothing", type=_number(0.0, 0.9), default=0.2)
+    parser.add_argument("--label-smoothing", type=_number(0.0, 0.9), default=0.1)
     parser.add_argument("--negatives", type=_whole(1, 65_536), default=2048)
     parser.add_argument("--full-softmax-products", type=_whole(0, 10_000_000), default=8_000)
-    parser.add_argument("--categories", choices=("on", "off"), default="on", help="of the catalogue, if any")
+    parser.add_argument(
+        "--catalog", choices=("on", "off"), default="on", help="category and price of products, if known"
+    )
     parser.add_argument(
         "--refit", choices=("on", "off"), default="on", help="learn from validation sessions, too"
     )

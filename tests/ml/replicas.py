@@ -38,10 +38,10 @@ def run(out: Path, cluster: Cluster, architecture: str, loss: str) -> None:
     sessions = Sessions(pa.array([""] * 33), offsets, ids, ids)
     names = np.array([f"p{number}" for number in range(PRODUCTS)], object)
     vocabulary = Vocabulary(names, np.bincount(ids, minlength=PRODUCTS + 1)[1:].astype(np.int64))
-    categories = np.append(0, 1 + np.arange(PRODUCTS) % 3).astype(np.int32)
+    kinds = np.append(0, 1 + np.arange(PRODUCTS) % 3).astype(np.int32)[:, None] + [0, 3]
     with cluster.strategy.scope():
         # Without shortcuts, too: then there is a variable that nothing depends on.
-        extras = {"shortcuts": 2, "categories": categories} if loss == "sampled" else {}
+        extras = {"shortcuts": 2, "kinds": kinds} if loss == "sampled" else {}
         network = NextItem(architecture, PRODUCTS, 8, 0.0, 10, **extras)
     options = Options(
         epochs=3,

@@ -17,8 +17,8 @@ TARGETS = np.array([1, 4, 30, 17], np.int32)
 @pytest.fixture(scope="module")
 def network() -> NextItem:
     keras.utils.set_random_seed(2)
-    kinds = (np.arange(PRODUCTS + 1) % 4).astype(np.int32)
-    network = NextItem("gru", PRODUCTS, 8, 0.0, 10, categories=kinds)
+    kinds = np.stack([np.arange(PRODUCTS + 1) % 4, 4 + np.arange(PRODUCTS + 1) % 3], 1).astype(np.int32)
+    network = NextItem("gru", PRODUCTS, 8, 0.0, 10, kinds=kinds)
     network.bias.assign(np.random.default_rng(1).normal(size=PRODUCTS + 1))
     return network
 
@@ -72,9 +72,10 @@ def test_gradients_of_a_sample_have_its_rows_only(smoothing: float, network: Nex
         states = network(tf.constant([[3, 7]]), training=True)[0]
         total = tf.reduce_sum(loss(states, tf.constant([7, 9])))
     tables = (network.items.embeddings, network.kinds.embeddings, network.bias)
-    for gradient in tape.gradient(total, tables):
+    rows = (1, 2, 1)  # a product is of two kinds
+    for gradient, each in zip(tape.gradient(total, tables), rows, strict=True):
         assert isinstance(gradient, tf.IndexedSlices)
-        assert len(gradient.indices) <= 2 + 2 + 5
+        assert len(gradient.indices) <= each * (2 + 2 + 5)
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(full_softmax(network, 0.0)(states, tf.constant([7, 9])))
     assert not isinstance(tape.gradient(total, network.bias), tf.IndexedSlices)

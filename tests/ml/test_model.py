@@ -15,7 +15,8 @@ from sessions import Sessions, Vocabulary
 
 HISTORY = tf.constant([[3, 4, 0], [5, 1, 2], [9, 0, 0]])
 LENGTHS = tf.constant([2, 3, 1])
-KINDS = np.array([0, 1, 1, 1, 2, 2, 2, 0, 0, 3], np.int32)  # ids 7 and 8 have none
+# Of two sorts; ids 7 and 8 have none of the first, 9 none of the second.
+KINDS = np.array([[0, 1, 1, 1, 2, 2, 2, 0, 0, 3], [0, 4, 5, 4, 5, 4, 5, 4, 5, 0]], np.int32).T
 
 
 def _network(architecture: str = "gru", **options: object) -> NextItem:
@@ -59,12 +60,12 @@ def test_a_new_network_begins_with_the_last_product_alone(shortcuts: int) -> Non
     assert network.shortcuts.numpy().tolist() == [[1.0] * 8, [0.0] * 8, [0.0] * 8][:shortcuts]
 
 
-@pytest.mark.parametrize("categories", [None, KINDS], ids=["no categories", "categories"])
+@pytest.mark.parametrize("kinds", [None, KINDS], ids=["no kinds", "kinds"])
 @pytest.mark.parametrize("architecture", ["gru", "attention"])
-def test_a_copy_needs_no_categories_to_score_alike(
-    architecture: str, categories: np.ndarray[tuple[int], np.dtype[np.int32]] | None
+def test_a_copy_needs_no_kinds_to_score_alike(
+    architecture: str, kinds: np.ndarray[tuple[int, int], np.dtype[np.int32]] | None
 ) -> None:
-    network = _network(architecture, shortcuts=2, categories=categories)
+    network = _network(architecture, shortcuts=2, kinds=kinds)
     copy = NextItem(architecture, products=9, dim=8, dropout=0.0, max_length=6, shortcuts=2)
     network.copy_to(copy)
     np.testing.assert_allclose(
@@ -73,7 +74,7 @@ def test_a_copy_needs_no_categories_to_score_alike(
 
 
 def test_scores_of_some_ids_are_those_of_all() -> None:
-    network = _network(categories=KINDS)
+    network = _network(kinds=KINDS)
     states, ids = network(HISTORY)[:, 0], tf.constant([9, 1, 7])
     every = network.logits(states).numpy()
     np.testing.assert_allclose(network.logits_among(states, ids), every[:, [9, 1, 7]], rtol=1e-4, atol=1e-4)
@@ -84,7 +85,7 @@ def test_scores_of_some_ids_are_those_of_all() -> None:
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 64, 65])
 def test_logits_of_few_rows_are_those_of_many(rows: int) -> None:
-    network = _network(categories=KINDS)
+    network = _network(kinds=KINDS)
     rng = np.random.default_rng(0)
     history, lengths = tf.constant(rng.integers(1, 10, (rows, 6))), tf.constant(rng.integers(1, 7, rows))
     states = tf.gather(network(history), lengths - 1, batch_dims=1)
@@ -94,7 +95,7 @@ def test_logits_of_few_rows_are_those_of_many(rows: int) -> None:
 
 
 def test_an_embedding_of_half_the_size_scores_alike() -> None:
-    network = _network(categories=KINDS)
+    network = _network(kinds=KINDS)
     small = NextItem("gru", products=9, dim=8, dropout=0.0, max_length=6, embedding_dtype="bfloat16")
     network.copy_to(small)
     assert small.items.embeddings.dtype == "bfloat16"
@@ -113,9 +114,9 @@ def test_a_product_that_was_never_met_is_taken_for_its_kind(
     rng = np.random.default_rng(0)
     rows = [(rng.permutation(6)[:4] + 1 + 6 * (number % 2)).tolist() for number in range(200)]
     sessions = make_sessions(rows)
-    kinds = np.array([0, *[1] * 6, *[2] * 6, 1, 2], np.int32)
+    kinds = np.array([[0, *[1] * 6, *[2] * 6, 1, 2]], np.int32).T
     keras.utils.set_random_seed(0)
-    network = NextItem("gru", products=14, dim=8, dropout=0.0, max_length=6, shortcuts=1, categories=kinds)
+    network = NextItem("gru", products=14, dim=8, dropout=0.0, max_length=6, shortcuts=1, kinds=kinds)
     options = fit.Options(4, 16, 0.02, 5, 1, 0.0, 0.0, 1, 100)
     fit.train(
         network, sessions, build(sessions, 0, 1), make_vocabulary(sessions, 14), options, print, StopSignal()

@@ -91,14 +91,28 @@ def _reference(
         items = line[:length][::-1][: served._LOOK_BACK]
         near, own = np.zeros((2, PRODUCTS + 1))
         for ago, item in enumerate(items):
-            near += served._COMPANION_DECAY**ago * companions[item]
+            near += served._COMPANION_DECAY**ago * companions[item] * (ago < served._NEAR)
             retraced = ago + 1 < len(items) and items[ago + 1] == items[0]
             own[item] += np.exp(np.dot([ago, retraced], recommender.own.numpy())) * (item != items[0])
         parts.append([expected, _share(near), followers[items[0]], _share(own)])
+        others = [item for item in set(items.tolist()) if item != items[0]]
+        owned = np.log(_share(near)[others].sum() + served._OWNED) + 2.0 if others else 0.0
+        agreement = np.log(np.sqrt(expected * companions[items[0]]).sum() + served._OVERLAP) + 1.0
         popularity = np.log1p(counts[items[0]] / counts[1:].mean())
         repeats = len(items) - len(set(items.tolist()))
         returning = items[0] in items[1:]
-        features.append([1.0, np.log1p(length) - 1.0, length <= 1, popularity, np.log1p(repeats), returning])
+        features.append(
+            [
+                1.0,
+                np.log1p(length) - 1.0,
+                length <= 1,
+                popularity,
+                np.log1p(repeats),
+                returning,
+                owned,
+                agreement,
+            ]
+        )
     return np.array(features, np.float64), np.array(parts)
 
 
@@ -147,8 +161,9 @@ def test_likeliest_keeps_shares_of_the_whole_row(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_step_back_is_retraced_where_the_viewed_product_led_before() -> None:
-    items = tf.constant([[1, 2, 3, 1, 4, 1, 0, 0, 0, 0], [0] * 10, [5, 6, 0, 0, 0, 0, 0, 0, 0, 0]])
-    traits = served._traits(items).numpy()
+    sessions = ([1, 2, 3, 1, 4, 1], [], [5, 6])  # the latest first
+    rows = [row + [0] * (served._LOOK_BACK - len(row)) for row in sessions]
+    traits = served._traits(tf.constant(rows)).numpy()
     retraced = traits[..., TRAITS.index("retraced")]
     assert [row.nonzero()[0].tolist() for row in retraced] == [[2, 4], [], []]
-    assert traits[0, :, TRAITS.index("ago")].tolist() == list(range(10))
+    assert traits[0, :, TRAITS.index("ago")].tolist() == list(range(served._LOOK_BACK))

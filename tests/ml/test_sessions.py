@@ -85,7 +85,28 @@ def test_categories_are_those_of_the_catalogue(case: str, tmp_path: Path, make_s
     train = [["a", "b", "a", "b", "a"], ["b", "c"]]
     corpus = sessions.load(make_snapshot(tmp_path / "s", train, [], [["a", "x"]], catalog=catalog))
     assert list(corpus.vocabulary.skus) == ["a", "b", "c"]
-    assert (None if corpus.categories is None else corpus.categories.tolist()) == wanted
+    assert (None if corpus.kinds is None else corpus.kinds[:, 0].tolist()) == wanted
+    assert corpus.kinds is None or not corpus.kinds[:, 1:].any()  # it says no price
+
+
+def test_kinds_are_category_price_and_both_together(tmp_path: Path, make_snapshot: Make) -> None:
+    catalog = {"a": "video", "b": "audio", "c": "video", "d": None, "e": "audio"}
+    prices = {"a": 10.0, "b": 2.0, "c": 2.0, "d": 10.0}
+    train = [["a", "b", "a", "b", "c", "a", "b", "c", "d"], ["a", "b", "c", "d", "e"], ["a", "f"]]
+    folder = make_snapshot(tmp_path / "s", train, [], [["a", "b"]], catalog=catalog, prices=prices)
+    corpus = sessions.load(folder)
+    assert list(corpus.vocabulary.skus) == ["a", "b", "c", "d", "e", "f"]
+    assert corpus.kinds is not None
+    # Audio 1, video 2; prices 3 and 4; audio at 3 is 5, video at 3 is 6, at 4 is 7.
+    assert corpus.kinds.tolist() == [
+        [0, 0, 0],
+        [2, 4, 7],
+        [1, 3, 5],
+        [2, 3, 6],
+        [0, 4, 0],
+        [1, 0, 0],
+        [0, 0, 0],
+    ]
 
 
 def test_validation_products_are_of_the_vocabulary_and_learned_last(
