@@ -19,8 +19,8 @@ Floats = npt.NDArray[np.float64]
 COMPONENTS = ("network", "companions", "followers", "own")
 # A constant; log of the session's length; whether it has one product; log of how much more often than the
 # average product the viewed one was met; log of how many of the latest products came before; whether the
-# viewed one did; log of what companions give to the session's own products; log of how far the network and
-# the companions of the viewed one agree (Bhattacharyya's coefficient).
+# viewed one did; log of what companions give to the session's own products, 0 where there are none; log of
+# how far the network and the companions of the viewed one agree (Bhattacharyya's coefficient).
 FEATURES = ("constant", "length", "single", "popularity", "repeats", "returning", "owned", "agreement")
 # Of an own product: how many steps ago it was met; whether it came directly after an earlier look at the one
 # being viewed, which shoppers who go back and forth do again.

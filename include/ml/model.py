@@ -11,12 +11,10 @@ from sessions import Ids
 # Two blocks of two heads: the SASRec paper's set-up for sessions this short.
 _BLOCKS = 2
 _HEADS = 2
-# How far products of the same kinds begin apart, as a share of how far the kinds do.
-_APART = 0.3
 
 
-def _normal(deviation: float) -> keras.initializers.Initializer:
-    return keras.initializers.RandomNormal(stddev=deviation)
+def _normal(dim: int) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=dim**-0.5)
 
 
 def _last_only(shape: tuple[int, int], dtype: str | None = None) -> tf.Tensor:
@@ -57,23 +55,20 @@ class NextItem(keras.Model):
                 encoder alone.
             embedding_dtype: Type that the item embedding is kept in, and the catalogue scored in; training
                 needs `float32`.
-            kinds: Kinds that each id is of, 0 for none, [products + 1, any]; a product's vector is then its
-                own and those of its kinds together, so that a rare product begins where its kinds are.
+            kinds: Kinds that each id is of, [products + 1, any], 0 for none, which adds nothing; a product's
+                vector is then its own and those of its kinds together, so that a rare product begins where
+                its kinds are.
 
         Raises:
             ValueError: The architecture is unknown.
         """
         super().__init__()
-        wide = dim**-0.5
         self.items = layers.Embedding(
-            products + 1,
-            dim,
-            embeddings_initializer=_normal(wide if kinds is None else _APART * wide),
-            dtype=embedding_dtype,
+            products + 1, dim, embeddings_initializer=_normal(dim), dtype=embedding_dtype
         )
         self.kinds_of = None if kinds is None else tf.constant(kinds, tf.int32)
         if kinds is not None:
-            self.kinds = layers.Embedding(int(kinds.max()) + 1, dim, embeddings_initializer=_normal(wide))
+            self.kinds = layers.Embedding(int(kinds.max()) + 1, dim, embeddings_initializer=_normal(dim))
         self.bias = self.add_weight(name="bias", shape=(products + 1,), initializer="zeros")
         # Where there are none, not trainable: there is no gradient either.
         self.shortcuts = self.add_weight(
@@ -103,15 +98,20 @@ class NextItem(keras.Model):
         """Returns what stands for products, int32 [...] to [..., dim]."""
         # Gathered from the variables, so that the gradient has these rows only.
         own = self.items(ids)
-        return own if self.kinds_of is None else own + ops.sum(self.kinds(tf.gather(self.kinds_of, ids)), -2)
+        if self.kinds_of is None:
+            return own
+        kinds = tf.gather(self.kinds_of, ids)
+        return own + ops.sum(self.kinds(kinds) * _known(kinds, own.dtype), axis=-2)
 
     def table(self) -> tf.Tensor:
         """Returns what stands for every id, [products + 1, dim]."""
         own = self.items.embeddings
         if self.kinds_of is None:
             return own
-        shared = tf.gather(self.kinds.embeddings.value, self.kinds_of)
-        return ops.convert_to_tensor(own) + tf.reduce_sum(shared, axis=1)
+        table = ops.convert_to_tensor(own)
+        for kinds in tf.unstack(self.kinds_of, axis=1):  # not all at once, which would take thrice the memory
+            table += tf.gather(self.kinds.embeddings.value, kinds) * _known(kinds, own.dtype)
+        return table
 
     def copy_to(self, other: NextItem) -> None:
         """Hands the weights to a network without kinds, or of another type of embedding."""
@@ -125,8 +125,8 @@ class NextItem(keras.Model):
         # The product runs in the type of the table, or of the states where they are mixed precision's; what
         # is added and compared is float32.
         table = self.table()
-        kind = table.dtype if table.dtype != "float32" else states.dtype
-        scores = ops.matmul(ops.cast(states, kind), ops.transpose(ops.cast(table, kind)))
+        dtype = table.dtype if table.dtype != "float32" else states.dtype
+        scores = ops.matmul(ops.cast(states, dtype), ops.transpose(ops.cast(table, dtype)))
         return ops.cast(scores, "float32") + self._shift()
 
     def logits_of(self, states: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
@@ -163,6 +163,11 @@ class NextItem(keras.Model):
 
     def _shift(self) -> tf.Tensor:
         return self.bias + ops.one_hot(0, ops.shape(self.bias)[0], dtype="float32") * -1e9
+
+
+def _known(kinds: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Returns 1 for a kind and 0 for none, [..., 1]."""
+    return ops.cast(kinds > 0, dtype)[..., None]
 
 
 class CausalAttention(layers.Layer):

@@ -140,8 +140,8 @@ class Recommender(tf.Module):
         companions, weights = candidates[0]
         among = tf.reduce_any(companions[:, :, None] == own[:, None, :], axis=2)
         owned = tf.reduce_sum(tf.where(among, weights, 0.0), axis=1)
-        near, rates = (tf.gather(column, items[:, 0]) for column in self.companions)
-        overlap = tf.reduce_sum(tf.sqrt(tf.gather(expected, near, batch_dims=1) * rates), axis=1)
+        ids, rates = (tf.gather(column, items[:, 0]) for column in self.companions)
+        overlap = tf.reduce_sum(tf.sqrt(tf.gather(expected, ids, batch_dims=1) * rates), axis=1)
         same = (items[:, :, None] == items[:, None, :]) & (items[:, :, None] > 0)
         earlier = tf.linalg.band_part(tf.cast(same, tf.int32), -1, 0) - tf.linalg.band_part(
             tf.cast(same, tf.int32), 0, 0

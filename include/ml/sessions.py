@@ -91,8 +91,8 @@ class Corpus:
 
     Attributes:
         vocabulary: The products of the training and validation sessions.
-        kinds: Kinds that each vocabulary id is of, [products + 1, any], as in `Catalog.kinds`; None without a
-            catalogue.
+        kinds: Kinds that each vocabulary id is of, 0 for none, [products + 1, any], as in `Catalog.kinds`;
+            None where nothing is known of any product.
         universe: Every SKU of any split, object array.
         catalog: What the kinds were numbered from; None without a catalogue.
     """
@@ -147,7 +147,9 @@ def load(root: Path) -> Corpus:
                 f"the {name} split has no session of two or more interactions: widen the date window"
             )
     catalog = read_catalog(root, listed, vocabulary.skus)
-    kinds = None if catalog is None else catalog.kinds()
+    kinds = catalog.kinds() if catalog else None
+    if kinds is not None and not kinds.any():
+        kinds = None
     return Corpus(manifest, vocabulary, kinds, skus, train, validation, test, catalog)
 
 

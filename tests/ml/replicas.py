@@ -38,7 +38,8 @@ def run(out: Path, cluster: Cluster, architecture: str, loss: str) -> None:
     sessions = Sessions(pa.array([""] * 33), offsets, ids, ids)
     names = np.array([f"p{number}" for number in range(PRODUCTS)], object)
     vocabulary = Vocabulary(names, np.bincount(ids, minlength=PRODUCTS + 1)[1:].astype(np.int64))
-    kinds = np.append(0, 1 + np.arange(PRODUCTS) % 3).astype(np.int32)[:, None] + [0, 3]
+    of_three = np.append(0, 1 + np.arange(PRODUCTS) % 3)
+    kinds = np.column_stack([of_three, np.where(of_three > 0, 3 + of_three, 0)]).astype(np.int32)
     with cluster.strategy.scope():
         # Without shortcuts, too: then there is a variable that nothing depends on.
         extras = {"shortcuts": 2, "kinds": kinds} if loss == "sampled" else {}

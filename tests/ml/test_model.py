@@ -73,6 +73,15 @@ def test_a_copy_needs_no_kinds_to_score_alike(
     )
 
 
+def test_no_kind_adds_nothing() -> None:
+    network = _network(kinds=KINDS)
+    own, kinds = network.items.embeddings.numpy(), network.kinds.embeddings.numpy()
+    assert np.abs(kinds[0]).min() > 0.0
+    wanted = np.stack([own[1] + kinds[1] + kinds[4], own[7] + kinds[4], own[9] + kinds[3]])
+    np.testing.assert_allclose(network.vectors(tf.constant([1, 7, 9])), wanted, rtol=1e-5)
+    np.testing.assert_allclose(network.table().numpy()[[1, 7, 9]], wanted, rtol=1e-5)
+
+
 def test_scores_of_some_ids_are_those_of_all() -> None:
     network = _network(kinds=KINDS)
     states, ids = network(HISTORY)[:, 0], tf.constant([9, 1, 7])

@@ -148,6 +148,7 @@ def test_candidates_without_evidence_have_no_weight(recommender: Recommender) ->
         assert not weights.numpy()[ids.numpy() == 0].any()
     unknown = served.latest(tf.zeros((2, 3), tf.int32), tf.zeros(2, tf.int32))
     assert not any(weights.numpy().any() for _, weights in recommender.candidates(unknown))
+    assert np.isfinite(recommender(tf.zeros((2, 3), tf.int32), tf.zeros(2, tf.int32))).all()
 
 
 def test_likeliest_keeps_shares_of_the_whole_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,8 +74,8 @@ CATALOGS: dict[str, tuple[dict[str, str | None] | None, list[int] | None]] = {
     # Numbered by name: audio 1, video 2. Ids: a, b, c.
     "some products": ({"c": "audio", "a": "video", "sold by nobody": "books"}, [0, 2, 0, 1]),
     "null category": ({"a": None, "b": "audio", "c": "audio"}, [0, 0, 1, 1]),
-    "null categories only": ({"a": None, "b": None, "c": None}, [0, 0, 0, 0]),
-    "other products only": ({"x": "audio"}, [0, 0, 0, 0]),
+    "null categories only": ({"a": None, "b": None, "c": None}, None),
+    "other products only": ({"x": "audio"}, None),
 }
 
 

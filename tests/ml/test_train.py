@@ -257,8 +257,14 @@ SHOPS: dict[str, tuple[dict[str, Any], tuple[str, ...], int]] = {
             "validation": CHAIN,
             "test": CHAIN,
             "catalog": {"a": "first", "b": "first", "d": None},
+            "prices": {"a": 1.0, "d": 3.0},
         },
         ("--full-softmax-products", "5", "--negatives", "3"),
+        6,
+    ),
+    "a catalogue that is not looked at": (
+        {"train": CHAIN * 4, "validation": CHAIN, "test": CHAIN, "catalog": {"a": "first", "b": "second"}},
+        ("--catalog", "off"),
         6,
     ),
 }
@@ -294,7 +300,7 @@ def test_shops_of_any_shape_are_trained_and_served(
 def test_real_sessions_beat_popularity_and_covisitation(
     tmp_path: Path, make_snapshot: Callable[..., Path], train_py: Callable[..., Any]
 ) -> None:
-    """A short job (a third of the default epochs) on real sessions, split by time."""
+    """A short job (half of the default epochs) on real sessions, split by time."""
     import pandas as pd
 
     events = pd.read_csv(DATA / "browsing.csv.gz", dtype=str, keep_default_na=False)
